@@ -44,7 +44,9 @@ func (e *exitError) Unwrap() error { return e.err }
 func withCode(code int, err error) error { return &exitError{code: code, err: err} }
 
 // usagef is an error in what the user typed.
-func usagef(format string, args ...any) error { return withCode(exitUsage, fmt.Errorf(format, args...)) }
+func usagef(format string, args ...any) error {
+	return withCode(exitUsage, fmt.Errorf(format, args...))
+}
 
 // exitCode finds the code that err stands for.
 func exitCode(err error) int {

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/etcdkeeper/etcdkeeper/config"
+)
+
+// prepare checks the global flags before the command's own code runs.
+func (a *app) prepare(cmd *cobra.Command) error {
+	a.fromEnv(cmd, "config", &a.configFile)
+	a.fromEnv(cmd, "write-out", &a.writeOut)
+	a.fromEnv(cmd, "kubeconfig", &a.kubeconfig)
+	a.fromEnv(cmd, "context", &a.context)
+	formats := []string{"table", "json", "yaml"}
+	if cmd.Annotations[pageAnnotation] != "" {
+		formats = append(formats, "html")
+	}
+	for _, f := range formats {
+		if a.writeOut == f {
+			return nil
+		}
+	}
+	return usagef("--write-out %q: want one of %s", a.writeOut, strings.Join(formats, ", "))
+}
+
+// fromEnv takes a flag that is no configuration key from its variable where it was not given.
+func (a *app) fromEnv(cmd *cobra.Command, flag string, to *string) {
+	f := cmd.Flags().Lookup(flag)
+	if f == nil || f.Changed {
+		return
+	}
+	if v := os.Getenv(config.EnvPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))); v != "" {
+		*to = v
+	}
+}
+
+// loadConfig composes the configuration from flags, environment, file and defaults, and sets the logger up. Its errors
+// end the command with exitUsage.
+func (a *app) loadConfig(cmd *cobra.Command) (*config.Config, error) {
+	l, err := config.Load(config.Options{File: a.configFile, Flags: config.BoundFlags(cmd.Flags())})
+	if err != nil {
+		return nil, withCode(exitUsage, fmt.Errorf("bad configuration:\n%w", err))
+	}
+	a.loaded = l
+	a.log = newLogger(a.stderr, l.Config.Log)
+	for _, w := range l.Warnings {
+		a.log.Warn(w)
+	}
+	return &l.Config, nil
+}
+
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		level = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// confirm asks a question on the terminal; --yes answers it. Where there is no terminal the command is refused.
+func (a *app) confirm(question string) error {
+	if a.yes {
+		return nil
+	}
+	if !isTerminal(a.stdin) {
+		return usagef("%s There is no terminal to ask on: give --yes to go on", question)
+	}
+	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
+	answer, err := bufio.NewReader(a.stdin).ReadString('\n')
+	if err != nil && answer == "" {
+		return withCode(exitInterrupted, fmt.Errorf("no answer, nothing was changed"))
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return withCode(exitRefused, fmt.Errorf("not confirmed, nothing was changed"))
+}
+
+// isTerminal tells whether a person sits at the stream.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
