@@ -1,0 +1,114 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Keeper is a keeper that looks after a member and says so.
+type Keeper struct {
+	Member  ID        `json:"member"` // 0: it looks after the whole cluster alone
+	Name    string    `json:"name"`   // of the member, or of the host
+	Host    string    `json:"host"`
+	PID     int       `json:"pid"`
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"`
+}
+
+const keepersDir = "keepers"
+
+// Announcer keeps a keeper's announcement alive under a lease.
+type Announcer struct {
+	c     *Client
+	self  Keeper
+	ttl   time.Duration
+	lease clientv3.LeaseID
+}
+
+// NewAnnouncer announces self; an announcement that is not renewed ends after ttl.
+func (c *Client) NewAnnouncer(self Keeper, ttl time.Duration) *Announcer {
+	return &Announcer{c: c, self: self, ttl: ttl}
+}
+
+// Announce renews the announcement, or makes it where it is gone. It is called several times within the ttl. Under
+// NOSPACE one that is alive stays alive, and none can be made.
+func (a *Announcer) Announce(ctx context.Context) error {
+	value, err := json.Marshal(a.self)
+	if err != nil {
+		return err
+	}
+	err = a.c.Any(ctx, func(ctx context.Context, cl *clientv3.Client) error {
+		if a.lease != 0 {
+			_, err := cl.KeepAliveOnce(ctx, a.lease)
+			if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				return err
+			}
+			a.lease = 0
+		}
+		g, err := cl.Grant(ctx, max(1, int64(a.ttl.Seconds())))
+		if err != nil {
+			return err
+		}
+		if _, err = cl.Put(ctx, a.key(), string(value), clientv3.WithLease(g.ID)); err != nil {
+			return err
+		}
+		a.lease = g.ID
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("announce this keeper: %w", err)
+	}
+	return nil
+}
+
+func (a *Announcer) key() string {
+	return fmt.Sprintf("%s%s/%s-%s-%d", Root, keepersDir, a.self.Member, a.self.Host, a.self.PID)
+}
+
+// Withdraw ends the announcement.
+func (a *Announcer) Withdraw() {
+	if a.lease != 0 {
+		a.c.revoke(a.lease)
+		a.lease = 0
+	}
+}
+
+// Keepers are the keepers that announce themselves now.
+func (c *Client) Keepers(ctx context.Context) ([]Keeper, error) {
+	values, names, err := c.Records(ctx, keepersDir)
+	if err != nil {
+		return nil, err
+	}
+	var out []Keeper
+	for _, n := range names {
+		var k Keeper
+		if json.Unmarshal(values[n], &k) == nil {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
+// Coordinator is the member whose keeper starts runs: the raft leader where a keeper is announced beside it, else the
+// lowest member id with one. 0 where no keeper is announced beside any member.
+func Coordinator(leader ID, keepers []Keeper) ID {
+	var lowest ID
+	for _, k := range keepers {
+		if k.Member == 0 {
+			continue
+		}
+		if k.Member == leader {
+			return leader
+		}
+		if lowest == 0 || k.Member < lowest {
+			lowest = k.Member
+		}
+	}
+	return lowest
+}

@@ -1,0 +1,154 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+)
+
+// tlsFiles makes TLS configurations from files that may rotate: CA and certificate are read again when they changed,
+// so a new handshake always uses what is on disk.
+type tlsFiles struct {
+	ca, cert, key string
+	skipVerify    bool
+
+	mu    sync.Mutex
+	stamp string // size and modification time of the files behind cfg
+	cfg   *tls.Config
+}
+
+func newTLSFiles(c Config) *tlsFiles {
+	return &tlsFiles{ca: c.CACert, cert: c.Cert, key: c.Key, skipVerify: c.InsecureSkipTLSVerify}
+}
+
+// config is the configuration for the files as they are now.
+func (t *tlsFiles) config() (*tls.Config, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var stamp strings.Builder
+	for _, f := range []string{t.ca, t.cert, t.key} {
+		if f == "" {
+			continue
+		}
+		info, err := os.Stat(f)
+		if err != nil {
+			return nil, fmt.Errorf("read TLS file: %w", err)
+		}
+		fmt.Fprintf(&stamp, "%d %d;", info.Size(), info.ModTime().UnixNano())
+	}
+	if t.cfg != nil && stamp.String() == t.stamp {
+		return t.cfg, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: t.skipVerify}
+	if t.ca != "" {
+		pem, err := os.ReadFile(t.ca)
+		if err != nil {
+			return nil, fmt.Errorf("read CA certificates: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read CA certificates from %s: no PEM certificate in it", t.ca)
+		}
+	}
+	if t.cert != "" {
+		pair, err := tls.LoadX509KeyPair(t.cert, t.key)
+		if err != nil {
+			return nil, fmt.Errorf("read client certificate %s with key %s: %w", t.cert, t.key, err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	t.cfg, t.stamp = cfg, stamp.String()
+	return cfg, nil
+}
+
+// dialTLS opens a TLS connection for HTTP.
+func (t *tlsFiles) dialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	cfg, err := t.config()
+	if err != nil {
+		return nil, err
+	}
+	return (&tls.Dialer{Config: cfg}).DialContext(ctx, network, addr)
+}
+
+// lastErr keeps the newest handshake failure, since gRPC reports a failed handshake as a mere time-out where a call
+// waits for the connection.
+type lastErr struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (l *lastErr) set(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
+}
+
+func (l *lastErr) get() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// rotatingCreds are gRPC credentials that take the configuration anew at each handshake.
+type rotatingCreds struct {
+	files *tlsFiles
+	last  *lastErr
+}
+
+var _ credentials.TransportCredentials = rotatingCreds{}
+
+func (c rotatingCreds) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	cfg, err := c.files.config()
+	if err != nil {
+		c.last.set(err)
+		return nil, nil, err
+	}
+	conn, info, err := credentials.NewTLS(cfg).ClientHandshake(ctx, authority, raw)
+	c.last.set(err)
+	return conn, info, err
+}
+
+func (c rotatingCreds) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("client credentials cannot serve")
+}
+
+func (c rotatingCreds) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.2"}
+}
+
+func (c rotatingCreds) Clone() credentials.TransportCredentials { return c }
+
+func (c rotatingCreds) OverrideServerName(string) error { return nil }
+
+// explainTLS adds what to do to the TLS failures that operators meet.
+func explainTLS(err error) error {
+	if err == nil {
+		return nil
+	}
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var host x509.HostnameError
+	msg := err.Error()
+	switch {
+	case errors.As(err, &unknown) || strings.Contains(msg, "unknown authority"):
+		return fmt.Errorf("%w (the member's certificate is not signed by the given CA: check --cacert)", err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("%w (the member's certificate has expired or is not valid yet, or this clock, %s, is wrong)", err, time.Now().UTC().Format(time.RFC3339))
+	case strings.Contains(msg, "expired certificate"):
+		return fmt.Errorf("%w (the client certificate has expired: renew --cert)", err)
+	case strings.Contains(msg, "bad certificate") || strings.Contains(msg, "unknown certificate authority") || strings.Contains(msg, "certificate required"):
+		return fmt.Errorf("%w (the member refuses the client certificate: check --cert and --key)", err)
+	case errors.As(err, &host):
+		return fmt.Errorf("%w (use an endpoint that is named in the member's certificate)", err)
+	}
+	return err
+}
