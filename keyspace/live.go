@@ -1,0 +1,337 @@
+package keyspace
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Member is the etcd member that a Live reads. *clientv3.Client is one; its only endpoint should be the member's.
+type Member interface {
+	Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error)
+	GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error)
+}
+
+// Defaults of LiveOptions.
+const (
+	// DefaultPageBytes is what a page of keys and values is aimed at where the server has no streams: near the
+	// request limit of 1.5 MiB, which is also what the server aims its stream's chunks at.
+	DefaultPageBytes = 2 << 20
+	// DefaultPinKey is read to learn the revision. Nothing lies at it; a role that may read the prefix may read it.
+	DefaultPinKey = DefaultPrefix + "/"
+)
+
+// Limits of waiting and retrying. A scan of a large keyspace takes seconds, so that half a minute without any progress
+// is a failure, not a delay.
+const (
+	futureWait    = 30 * time.Second // for a lagging member to reach the pinned revision
+	retryPause    = 250 * time.Millisecond
+	maxRetries    = 8 // in a row without a key read in between
+	maxRepinsIdle = 8 // likewise
+)
+
+// LiveOptions are the options of NewLive. The zero value is ready to use.
+type LiveOptions struct {
+	Name      string // how messages call the member
+	Rate      int64  // bytes of keys and values a second; 0 means no limit
+	PageBytes int    // 0 means DefaultPageBytes
+	PinKey    string // "" means DefaultPinKey
+	Pages     bool   // never ask for a stream
+
+	// Pending reads how many proposals wait in the member, from its metrics; nil where that is not known. The scan
+	// backs off while they pile up.
+	Pending func(ctx context.Context) (int64, error)
+}
+
+// LiveStats counts what a Live has done so far.
+type LiveStats struct {
+	Requests int64         // pages asked for, or streams opened
+	Keys     int64         // entries read
+	Bytes    int64         // of their keys and values
+	Indexed  int64         // keys that the server counted for pages; with streams, those it sent
+	Repins   int64         // times that the revision was compacted under the scan and read anew
+	BackOff  time.Duration // waited because the member was slow
+	Streamed bool          // the server has RangeStream
+}
+
+// Live reads the keys of a running etcd from one member, at a revision that was current, by a linearizable read, when
+// the Live was made. Where that revision is compacted meanwhile, the scan goes on behind the last key at a newer one.
+// It is safe for concurrent use.
+type Live struct {
+	member Member
+	opts   LiveOptions
+	rev    atomic.Int64
+	pages  atomic.Bool // the server has no streams
+	pace   *pace
+
+	requests, keys, bytes, indexed, repins atomic.Int64
+}
+
+var _ Scanner = (*Live)(nil)
+
+// NewLive pins the revision with one linearizable read. The Live starts nothing that would have to be closed.
+func NewLive(ctx context.Context, member Member, opts LiveOptions) (*Live, error) {
+	if opts.PageBytes <= 0 {
+		opts.PageBytes = DefaultPageBytes
+	}
+	if opts.PinKey == "" {
+		opts.PinKey = DefaultPinKey
+	}
+	l := &Live{member: member, opts: opts, pace: newPace(member, opts)}
+	l.pages.Store(opts.Pages)
+	return l, l.pin(ctx)
+}
+
+// Revision is the revision that is read.
+func (l *Live) Revision() int64 { return l.rev.Load() }
+
+// Stats may be called while a scan runs.
+func (l *Live) Stats() LiveStats {
+	return LiveStats{Requests: l.requests.Load(), Keys: l.keys.Load(), Bytes: l.bytes.Load(), Indexed: l.indexed.Load(),
+		Repins: l.repins.Load(), BackOff: l.pace.backedOff(), Streamed: !l.pages.Load()}
+}
+
+func (l *Live) String() string {
+	if l.opts.Name == "" {
+		return "etcd"
+	}
+	return "member " + l.opts.Name
+}
+
+func (l *Live) pin(ctx context.Context) error {
+	resp, err := l.member.Get(ctx, l.opts.PinKey, clientv3.WithCountOnly())
+	if errors.Is(wire(err), errLearner) {
+		// A learner answers serializable reads only. Its revision may lag, and is a revision of the keyspace still.
+		resp, err = l.member.Get(ctx, l.opts.PinKey, clientv3.WithCountOnly(), clientv3.WithSerializable())
+	}
+	if err != nil {
+		return fmt.Errorf("read the current revision from %s: %w", l, err)
+	}
+	if rev := resp.Header.Revision; rev > l.rev.Load() {
+		l.rev.Store(rev)
+	}
+	return nil
+}
+
+// Count is the number of keys in r at the pinned revision. It costs the server a walk over its index and no value.
+func (l *Live) Count(ctx context.Context, r Range) (int64, error) {
+	key, end := bounds(r)
+	for attempt := 0; ; attempt++ {
+		resp, err := l.member.Get(ctx, string(key), clientv3.WithRange(string(end)), clientv3.WithCountOnly(),
+			clientv3.WithRev(l.rev.Load()), clientv3.WithSerializable())
+		if err == nil {
+			return resp.Count, nil
+		}
+		if err := l.recover(ctx, err, attempt); err != nil {
+			return 0, fmt.Errorf("count the keys of %s: %w", l, err)
+		}
+	}
+}
+
+// bounds gives the range in the server's words, in which the zero byte stands for both ends of the keyspace.
+func bounds(r Range) (key, end []byte) {
+	key, end = r.Start, r.End
+	if len(key) == 0 {
+		key = []byte{0}
+	}
+	if len(end) == 0 {
+		end = []byte{0}
+	}
+	return key, end
+}
+
+// ErrHistory is returned for a Range.History on a live etcd, which shows no superseded revisions.
+var ErrHistory = errors.New("a running etcd shows its current keys only; take a snapshot to see history")
+
+// Scan yields the entries of r in key order. Ending the iteration early stops the transfer.
+func (l *Live) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if r.History {
+			yield(Entry{}, ErrHistory)
+			return
+		}
+		if len(r.End) > 0 && bytes.Compare(r.Start, r.End) >= 0 {
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		chunks := make(chan chunk, 1)
+		go func() {
+			defer close(chunks)
+			if err := l.read(ctx, r, chunks); err != nil {
+				chunks <- chunk{err: err}
+			}
+		}()
+		defer func() {
+			cancel()
+			for range chunks { // until the reader has gone
+			}
+		}()
+		for c := range chunks {
+			if c.err != nil {
+				yield(Entry{}, c.err)
+				return
+			}
+			for _, kv := range c.kvs {
+				e := Entry{Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision,
+					Version: kv.Version, Lease: kv.Lease}
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// chunk is a page, or a part of a stream.
+type chunk struct {
+	kvs []*mvccpb.KeyValue
+	err error
+}
+
+// read sends the entries of r to chunks, through every hindrance that can be overcome.
+func (l *Live) read(ctx context.Context, r Range, chunks chan<- chunk) error {
+	attempt := 0
+	next := r.Start
+	send := func(kvs []*mvccpb.KeyValue) error {
+		if len(kvs) == 0 {
+			return nil
+		}
+		attempt = 0
+		size := 0
+		for _, kv := range kvs {
+			size += len(kv.Key) + len(kv.Value)
+		}
+		next = append(bytes.Clone(kvs[len(kvs)-1].Key), 0)
+		l.keys.Add(int64(len(kvs)))
+		l.bytes.Add(int64(size))
+		select {
+		case chunks <- chunk{kvs: kvs}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return l.pace.spend(ctx, size)
+	}
+	for {
+		rest := r
+		rest.Start = next
+		if len(r.End) > 0 && bytes.Compare(next, r.End) >= 0 {
+			return nil
+		}
+		var err error
+		if l.pages.Load() {
+			err = l.readPages(ctx, rest, send)
+		} else {
+			err = l.readStream(ctx, rest, send)
+		}
+		if err == nil {
+			return nil
+		}
+		if !l.pages.Load() && noStreams(err) {
+			l.pages.Store(true)
+			continue
+		}
+		if err := l.recover(ctx, err, attempt); err != nil {
+			return fmt.Errorf("scan %s at revision %d from key %q: %w", l, l.rev.Load(), next, err)
+		}
+		attempt++
+	}
+}
+
+func (l *Live) readStream(ctx context.Context, r Range, send func([]*mvccpb.KeyValue) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.requests.Add(1)
+	key, end := bounds(r)
+	stream, err := l.member.GetStream(ctx, string(key), l.readOptions(end, r)...)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		cancel()
+		for range stream { // the client's reader ends when it can hand over what it still has
+		}
+	}()
+	for resp := range stream {
+		if err := resp.Err(); err != nil {
+			return err
+		}
+		l.indexed.Add(int64(len(resp.Kvs)))
+		if err := send(resp.Kvs); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (l *Live) readOptions(end []byte, r Range) []clientv3.OpOption {
+	opts := []clientv3.OpOption{clientv3.WithRange(string(end)), clientv3.WithRev(l.rev.Load()), clientv3.WithSerializable()}
+	if r.KeysOnly {
+		opts = append(opts, clientv3.WithKeysOnly())
+	}
+	return opts
+}
+
+// wire gives an error of the server its name, whichever way it came.
+func wire(err error) error {
+	if s, ok := status.FromError(err); ok && err != nil {
+		return rpctypes.Error(s.Err())
+	}
+	return err
+}
+
+var errLearner = rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner)
+
+// tooLarge tells whether this client refused an answer by its size.
+func tooLarge(err error) bool {
+	return status.Code(err) == codes.ResourceExhausted && strings.Contains(err.Error(), "larger than max")
+}
+
+// noStreams tells whether the server, or a proxy before it, has no RangeStream, or does not serve it as a learner.
+func noStreams(err error) bool {
+	err = wire(err)
+	return status.Code(err) == codes.Unimplemented || errors.Is(err, errLearner)
+}
+
+// recover makes a failed read ready to be tried again, or returns why that is no use.
+func (l *Live) recover(ctx context.Context, err error, attempt int) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	named := wire(err)
+	var server rpctypes.EtcdError
+	switch {
+	case errors.Is(named, rpctypes.ErrCompacted):
+		if attempt >= maxRepinsIdle {
+			return fmt.Errorf("the revision was compacted %d times before a key was read: %w", attempt, named)
+		}
+		l.repins.Add(1)
+		return l.pin(ctx)
+	case errors.Is(named, rpctypes.ErrFutureRev):
+		if time.Duration(attempt)*retryPause >= futureWait {
+			return fmt.Errorf("the member lags: it has not reached revision %d within %s; read another one with --from: %w",
+				l.rev.Load(), futureWait, named)
+		}
+	case errors.As(named, &server) && server.Code() != codes.Unavailable,
+		status.Code(err) != codes.Unavailable && status.Code(err) != codes.Unknown:
+		return named
+	case attempt >= maxRetries:
+		return fmt.Errorf("gave up after %d attempts: %w", attempt, named)
+	}
+	select {
+	case <-time.After(retryPause):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

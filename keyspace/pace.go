@@ -1,0 +1,106 @@
+package keyspace
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/time/rate"
+)
+
+// When a scan backs off. A serializable read of one absent key takes well under a millisecond on a member at rest; a
+// scan at full speed makes it wait behind chunks of 1.5 MiB, which is tens of milliseconds on a busy core.
+const (
+	probeEvery     = 250 * time.Millisecond
+	slowFloor      = 100 * time.Millisecond // never back off below this latency
+	slowFactor     = 8                      // times the best latency seen
+	pendingLimit   = 100                    // proposals; etcd itself sees 0 to a few at rest
+	pendingEvery   = 2 * time.Second
+	firstBackOff   = 50 * time.Millisecond
+	maxBackOff     = 2 * time.Second
+	smallestBucket = 64 << 10 // bytes of a burst
+)
+
+// pace holds a scan to its rate and out of the way of a member that is in trouble.
+type pace struct {
+	member  Member
+	key     string
+	pending func(context.Context) (int64, error)
+	limit   *rate.Limiter // nil for none
+
+	mu        sync.Mutex
+	probed    time.Time
+	asked     time.Time
+	best      time.Duration
+	next      time.Duration // of the next back-off
+	waited    time.Duration
+	lastCount int64
+}
+
+func newPace(member Member, o LiveOptions) *pace {
+	p := &pace{member: member, key: o.PinKey, pending: o.Pending, next: firstBackOff}
+	if o.Rate > 0 {
+		// A tenth of a second's worth at once, so that the member sees a flow and no bursts.
+		p.limit = rate.NewLimiter(rate.Limit(o.Rate), max(smallestBucket, int(min(o.Rate/10, 1<<30))))
+	}
+	return p
+}
+
+func (p *pace) backedOff() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waited
+}
+
+// spend waits until n more bytes may be read.
+func (p *pace) spend(ctx context.Context, n int) error {
+	for p.limit != nil && n > 0 {
+		part := min(n, p.limit.Burst())
+		if err := p.limit.WaitN(ctx, part); err != nil {
+			return err
+		}
+		n -= part
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.probed) < probeEvery {
+		return nil
+	}
+	slow, err := p.slow(ctx)
+	if err != nil || !slow {
+		p.next = firstBackOff
+		return ctx.Err() // a probe that fails says nothing; the scan itself will meet the cause
+	}
+	select {
+	case <-time.After(p.next):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	p.waited += p.next
+	p.next = min(2*p.next, maxBackOff)
+	return nil
+}
+
+// slow asks the member how it is.
+func (p *pace) slow(ctx context.Context) (bool, error) {
+	start := time.Now()
+	_, err := p.member.Get(ctx, p.key, clientv3.WithCountOnly(), clientv3.WithSerializable())
+	p.probed = time.Now()
+	if err != nil {
+		return false, err
+	}
+	took := p.probed.Sub(start)
+	if p.best == 0 || took < p.best {
+		p.best = took
+	}
+	if took > max(slowFloor, slowFactor*p.best) {
+		return true, nil
+	}
+	if p.pending == nil || p.probed.Sub(p.asked) < pendingEvery && p.lastCount <= pendingLimit {
+		return false, nil
+	}
+	p.asked = p.probed
+	p.lastCount, err = p.pending(ctx)
+	return p.lastCount > pendingLimit, err
+}
