@@ -241,7 +241,7 @@ func (l *linter) element(e element) {
 		l.fixable = false
 		return
 	}
-	o := Override{Resource: resource, Servers: servers, Moves: movedBy(gr, known)}
+	o := Override{Resource: resource, Servers: servers, Moves: movedBy(exact(resource))}
 	l.res.Overrides = append(l.res.Overrides, o)
 	if known {
 		trimmed := make([]string, len(servers))
@@ -250,6 +250,13 @@ func (l *linter) element(e element) {
 		}
 		l.fixed = append(l.fixed, Override{Resource: gr.String(), Servers: trimmed})
 	}
+}
+
+// exact is the resource the API server takes the text for, and whether it stores that.
+func exact(text string) (GroupResource, bool) {
+	group, resource, _ := strings.Cut(text, "/")
+	gr := GroupResource{group, resource}
+	return gr, Overridable(gr) || resource == "*" && stored[group] != ""
 }
 
 // movedBy lists what an override of gr moves.

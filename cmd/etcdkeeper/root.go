@@ -67,6 +67,7 @@ func newRootCmd(a *app) *cobra.Command {
 	// One line a command, in alphabetical order.
 	root.AddCommand(
 		newConfigCmd(a),
+		newSplitCmd(a),
 		newVersionCmd(a),
 	)
 	root.InitDefaultCompletionCmd()
