@@ -69,6 +69,7 @@ func newRootCmd(a *app) *cobra.Command {
 		newConfigCmd(a),
 		newSplitCmd(a),
 		newVersionCmd(a),
+		newVPACmd(a),
 	)
 	root.InitDefaultCompletionCmd()
 	a.finish(root)

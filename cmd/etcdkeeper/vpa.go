@@ -1,14 +1,12 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
+	"strconv"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/etcdkeeper/etcdkeeper/vpa"
 )
@@ -16,9 +14,9 @@ import (
 func newVPACmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vpa",
-		Short: "Sizes the etcd container",
-		Long:  "Requests and limits for the etcd container from its own history and from what drives etcd's memory.\n\n" + exitHelp,
-		Args:  cobra.NoArgs,
+		Short: "Size the etcd container",
+		Long: "Requests and limits for the etcd container, from its own history and from what drives etcd's memory. " +
+			"Nothing is\nchanged unless apply is asked for.",
 	}
 	cmd.AddCommand(newVPAReplayCmd(a))
 	return cmd
@@ -30,24 +28,27 @@ func newVPAReplayCmd(a *app) *cobra.Command {
 	var perSeries bool
 	cmd := &cobra.Command{
 		Use:   "replay FILE.csv[.gz]",
-		Short: "Replays recorded use through the recommender and counts OOM kills and waste",
-		Long: `Replays recorded use through the recommender and counts OOM kills and waste.
+		Short: "Replay recorded use through the recommender and count OOM kills and waste",
+		Long: `Replay recorded use through the recommender and count OOM kills and waste.
 
 FILE has the columns series,step,cpu_percent,memory_percent; "-" is standard input.
-After the warm-up, a step with use above the limit is one OOM kill, and what the
-recommender sees of it is the limit; the new limit holds from the next step on.
-An empty field or NaN is a gap. Over-provision is the sum of max(0, limit - use)
-over time, and limit changes are summed over all series.
-
-` + exitHelp,
+After the warm-up, a step whose use is above the limit is one OOM kill, and the
+recommender sees the limit as its use; the new limit holds from the next step on.
+An empty field or NaN is a gap. Over-provision is max(0, limit - use) summed over
+time. Changes of the limit are summed over all series.`,
 		Example: "  etcdkeeper vpa replay usage.csv.gz --cores 4 --memory-gib 8 --step 5m --warm-up 24h -w json",
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("vpa replay: expected one file, got %d arguments", len(args))
+				return usagef("%s: want one file, got %d arguments", c.CommandPath(), len(args))
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := a.loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			o.Config = cfg.VPA
 			o.MemoryBytes = memoryGiB * (1 << 30)
 			if err := o.Validate(); err != nil {
 				return withCode(exitUsage, err)
@@ -63,7 +64,7 @@ over time, and limit changes are summed over all series.
 			if !perSeries {
 				res.PerSeries = nil
 			}
-			return writeReplay(a.stdout, a.writeOut, res)
+			return a.print(res, func(w io.Writer) error { return replayTable(w, res) })
 		},
 	}
 	f := cmd.Flags()
@@ -87,41 +88,27 @@ func readUsageFile(stdin io.Reader, path string) ([]vpa.UsageSeries, error) {
 	return vpa.ReadUsage(f, path)
 }
 
-func writeReplay(w io.Writer, format string, r vpa.ReplayResult) error {
-	switch format {
-	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(r)
-	case "yaml":
-		b, err := yaml.Marshal(r)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return err
-	case "table":
-	default:
-		return usagef("write-out %q: expected table, json or yaml", format)
-	}
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "SERIES\tOOMS\tSERIES WITH OOMS\tCHANGES\tOVER GIB·H\tLIMIT/USED\t")
-	fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.1f\t%s\t\n", r.Series, r.OOMs, r.SeriesWithOOMs, r.Changes, r.OverProvisionedGiBH, r.LimitOverUsed.Format("%.3f", 1))
-	if err := t.Flush(); err != nil {
+func replayTable(w io.Writer, r vpa.ReplayResult) error {
+	err := writeTable(w, []string{">series", ">ooms", ">series with ooms", ">changes", ">over GiB·h", ">limit/used"}, [][]string{{
+		strconv.Itoa(r.Series), strconv.Itoa(r.OOMs), strconv.Itoa(r.SeriesWithOOMs), strconv.Itoa(r.Changes),
+		fmt.Sprintf("%.1f", r.OverProvisionedGiBH), r.LimitOverUsed.Format("%.3f", 1),
+	}})
+	if err != nil {
 		return err
 	}
 	if r.UnknownSteps > 0 || r.SeriesNotJudged > 0 {
-		fmt.Fprintf(w, "%d steps without a number, %d series not longer than the warm-up\n", r.UnknownSteps, r.SeriesNotJudged)
+		fmt.Fprintf(w, "\n%d steps without a number, %d series not longer than the warm-up\n", r.UnknownSteps, r.SeriesNotJudged)
 	}
 	if len(r.PerSeries) == 0 {
 		return nil
 	}
 	fmt.Fprintln(w)
-	t = tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "SERIES\tOOMS\tCHANGES\tOVER GIB·H\tLIMIT/USED\tPEAK GIB\tLAST LIMIT GIB\t")
+	var rows [][]string
 	for _, s := range r.PerSeries {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t\n", s.Name, s.OOMs, s.Changes, s.OverProvisionedGiBH,
-			s.LimitOverUsed.Format("%.3f", 1), s.PeakBytes.Format("%.2f", 1<<30), s.LastLimitBytes.Format("%.2f", 1<<30))
+		rows = append(rows, []string{
+			s.Name, strconv.Itoa(s.OOMs), strconv.Itoa(s.Changes), fmt.Sprintf("%.1f", s.OverProvisionedGiBH),
+			s.LimitOverUsed.Format("%.3f", 1), s.PeakBytes.Format("%.2f", 1<<30), s.LastLimitBytes.Format("%.2f", 1<<30),
+		})
 	}
-	return t.Flush()
+	return writeTable(w, []string{"series", ">ooms", ">changes", ">over GiB·h", ">limit/used", ">peak GiB", ">last limit GiB"}, rows)
 }
