@@ -2,15 +2,18 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/config"
 )
 
@@ -94,4 +97,21 @@ func (a *app) confirm(question string) error {
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// connect makes the client of the configured cluster, loading the configuration where that was not done yet. It waits
+// for no member: the first call that needs one says that it cannot be reached.
+func (a *app) connect(_ context.Context, cmd *cobra.Command) (*cluster.Client, error) {
+	if a.loaded == nil {
+		if _, err := a.loadConfig(cmd); err != nil {
+			return nil, err
+		}
+	}
+	cfg := a.loaded.Config.Etcd
+	cfg.Endpoints = slices.Clone(cfg.Endpoints) // the client normalises its own
+	c, err := cluster.New(cfg, a.log)
+	if err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	return c, nil
 }
