@@ -26,29 +26,14 @@ const (
 )
 
 // Versions returns every supported version, the oldest first.
-func Versions() []string { return slices.Sorted(maps.Keys(modules())) }
-
-func modules() map[string]testproc.Module {
-	all := map[string]testproc.Module{}
-	for _, v := range []string{V35, V36, V37} {
-		all[v] = testproc.Module{
-			Dir: "test/etcd/v" + v,
-			Programs: map[string]string{
-				"etcd":    "go.etcd.io/etcd/server/v3",
-				"etcdctl": "go.etcd.io/etcd/etcdctl/v3",
-				"etcdutl": "go.etcd.io/etcd/etcdutl/v3",
-			},
-		}
-	}
-	return all
-}
+func Versions() []string { return slices.Sorted(maps.Keys(testproc.Etcd())) }
 
 // Binary returns the path of etcd, etcdctl or etcdutl of a version ("3.6"). The
 // first use on a machine builds them, in about a minute.
 func Binary(tb TB, version, program string) string {
 	tb.Helper()
 	testproc.RequireReal(tb)
-	m, ok := modules()[version]
+	m, ok := testproc.Etcd()[version]
 	if !ok {
 		tb.Fatalf("etcd %s: not one of %s", version, strings.Join(Versions(), ", "))
 	}
@@ -57,16 +42,6 @@ func Binary(tb TB, version, program string) string {
 		tb.Fatalf("etcd %s: %v", version, err)
 	}
 	return path
-}
-
-// Modules returns what Binary builds from, for a program that builds ahead.
-func Modules() []testproc.Module {
-	all := modules()
-	list := make([]testproc.Module, 0, len(all))
-	for _, v := range Versions() {
-		list = append(list, all[v])
-	}
-	return list
 }
 
 func loopback(scheme string, port int) string {

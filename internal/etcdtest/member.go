@@ -170,7 +170,7 @@ func (m *Member) current() *testproc.Process {
 }
 
 func (m *Member) launch() error {
-	path, err := modules()[m.Version].Program(m.cluster.tb.Context(), "etcd")
+	path, err := testproc.Etcd()[m.Version].Program(m.cluster.tb.Context(), "etcd")
 	if err != nil {
 		return err
 	}
