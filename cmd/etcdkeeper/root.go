@@ -71,6 +71,7 @@ func newRootCmd(a *app) *cobra.Command {
 		newVersionCmd(a),
 		newVPACmd(a),
 	)
+	root.AddCommand(demoCommands(a)...)
 	root.InitDefaultCompletionCmd()
 	a.finish(root)
 	return root
