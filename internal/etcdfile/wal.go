@@ -1,5 +1,3 @@
-// Package etcdfile is all that needs the storage packages of the etcd server: database files, snapshots, restore and the
-// write-ahead log. It reads files that a running member writes only where that is safe without a lock.
 package etcdfile
 
 import (
