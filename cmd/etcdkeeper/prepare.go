@@ -49,25 +49,35 @@ func (a *app) fromEnv(cmd *cobra.Command, flag string, to *string) {
 // loadConfig composes the configuration from flags, environment, file and defaults, and sets the logger up. Its errors
 // end the command with exitUsage.
 func (a *app) loadConfig(cmd *cobra.Command) (*config.Config, error) {
-	l, err := config.Load(config.Options{File: a.configFile, Flags: config.BoundFlags(cmd.Flags())})
+	l, err := config.Load(a.configOptions(cmd))
 	if err != nil {
 		return nil, withCode(exitUsage, fmt.Errorf("bad configuration:\n%w", err))
 	}
 	a.loaded = l
-	a.log = newLogger(a.stderr, l.Config.Log)
+	a.level.Set(logLevel(l.Config.Log))
+	a.log = newLogger(a.stderr, &a.level, l.Config.Log.Format)
 	for _, w := range l.Warnings {
 		a.log.Warn(w)
 	}
 	return &l.Config, nil
 }
 
-func newLogger(w io.Writer, c config.Log) *slog.Logger {
+// configOptions is where a command's configuration comes from.
+func (a *app) configOptions(cmd *cobra.Command) config.Options {
+	return config.Options{File: a.configFile, Flags: config.BoundFlags(cmd.Flags())}
+}
+
+func logLevel(c config.Log) slog.Level {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		level = slog.LevelInfo
+		return slog.LevelInfo
 	}
+	return level
+}
+
+func newLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))

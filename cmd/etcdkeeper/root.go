@@ -24,6 +24,7 @@ type app struct {
 	context    string
 
 	log     *slog.Logger
+	level   slog.LevelVar  // of log; a reload may change it
 	loaded  *config.Loaded // set by loadConfig
 	started bool           // the command's own code runs: errors are no longer those of the command line
 }
@@ -67,6 +68,7 @@ func newRootCmd(a *app) *cobra.Command {
 	// One line a command, in alphabetical order.
 	root.AddCommand(
 		newConfigCmd(a),
+		newRunCmd(a),
 		newSplitCmd(a),
 		newVersionCmd(a),
 		newVPACmd(a),
