@@ -19,7 +19,7 @@ import (
 const module = "github.com/etcdkeeper/etcdkeeper/"
 
 // leaves may be imported by every package, for they import none of ours.
-var leaves = []string{"internal/bytesize", "internal/atomicfile"}
+var leaves = []string{"internal/bytesize", "internal/atomicfile", "cluster/forecast"}
 
 var capabilities = []string{"defrag", "census", "splitter", "vpa", "bulkclean"}
 
