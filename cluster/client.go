@@ -35,6 +35,9 @@ const (
 // ErrNoMember is returned when none of the endpoints answers.
 var ErrNoMember = errors.New("no endpoint answers")
 
+// ErrNotSent is returned when a call was given up before it was sent.
+var ErrNotSent = errors.New("nothing was sent")
+
 // Client is the one set of connections to a cluster: one connection a member, made when first needed.
 type Client struct {
 	cfg  Config
@@ -248,7 +251,7 @@ func defragmentOnce(ctx context.Context, method string, req, reply any, cc *grpc
 func (c *Client) Defragment(ctx context.Context, m Member) error {
 	mc, err := c.member(ctx, m)
 	if err != nil {
-		return err
+		return fmt.Errorf("defragment: %w: %w", ErrNotSent, err)
 	}
 	ctx = context.WithValue(ctx, onceKey{}, &once{})
 	if _, err := pb.NewMaintenanceClient(mc.etcd.ActiveConnection()).Defragment(ctx, &pb.DefragmentRequest{}); err != nil {

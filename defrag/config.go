@@ -1,0 +1,99 @@
+package defrag
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/schedule"
+)
+
+// Defaults, each with its reason.
+const (
+	// A rule is cheap to evaluate, and a database seldom fragments in less time.
+	DefaultSchedule = "@every 10m"
+	// A member that was just defragmented fragments again no faster than its history is compacted, which is minutes;
+	// an hour keeps a rule that is too eager from making members hang all day.
+	DefaultCooldown = time.Hour
+	// After a member answers again its clients come back and its applied index catches up.
+	DefaultSettle = 10 * time.Second
+	// Between two members the gates may be closed for a moment, by a lagging member for example.
+	DefaultGateTimeout = 2 * time.Minute
+	// Somebody on call can still act within a day.
+	DefaultEmergencyForecast = 24 * time.Hour
+	// After three failed runs a person should look; where nobody does, the quota may be the worse danger.
+	DefaultDegradedBackoff = 6 * time.Hour
+	// What watchers may be behind when the keeper has to compact: the API server compacts what is five minutes old.
+	DefaultCompactMargin = 5 * time.Minute
+	DefaultSnapshotKeep  = 3
+)
+
+// How the leader is defragmented.
+const (
+	MoveLeaderAuto   = "auto"   // moved only where leases would be lost in place
+	MoveLeaderNever  = "never"  // always in place
+	MoveLeaderAlways = "always" // always moved first
+)
+
+// Config is how members are defragmented.
+type Config struct {
+	Enabled           bool                    `yaml:"enabled" doc:"Whether the daemon defragments. The command works either way."`
+	Rule              string                  `yaml:"rule" doc:"Expression that says when a member is defragmented."`
+	Schedule          schedule.Schedule               `yaml:"schedule" doc:"When the daemon evaluates the rule: a cron expression or @every DURATION."`
+	Windows           []schedule.Window    `yaml:"windows" doc:"Maintenance windows of routine runs. None: always."`
+	AllowSmall        bool                    `yaml:"allowSmall" doc:"Also defragment clusters of fewer than three voters, whose clients have to wait."`
+	Cooldown          time.Duration           `yaml:"cooldown" doc:"How long the daemon leaves a member alone after it was defragmented. Doubled, up to a day, each time nothing was reclaimed."`
+	Settle            time.Duration           `yaml:"settle" doc:"Pause after each member."`
+	GateTimeout       time.Duration           `yaml:"gateTimeout" doc:"How long a run waits for a closed gate between two members before it stops."`
+	EmergencyForecast time.Duration           `yaml:"emergencyForecast" doc:"A quota that is forecast to be reached within this time makes a run happen outside the windows. 0: never."`
+	EmergencyOnAlarm  bool                    `yaml:"emergencyOnAlarm" doc:"Whether a NOSPACE alarm makes a run happen outside the windows."`
+	DegradedBackoff   time.Duration           `yaml:"degradedBackoff" doc:"How long the daemon starts no run after three failed ones. 'etcdkeeper resume' clears it."`
+	MoveLeader        string                  `yaml:"moveLeader" doc:"auto: defragment the leader in place unless leases would be lost; never; always."`
+	HashCheck         bool                    `yaml:"hashCheck" doc:"Compare the members' HashKV at the end of a run. Each call makes its member wait for about 0.25 s per GiB in use."`
+	CompactOnNoSpace  bool                    `yaml:"compactOnNoSpace" doc:"Compact under the NOSPACE alarm where defragmenting alone would not help: the API server cannot compact then."`
+	CompactMargin     time.Duration           `yaml:"compactMargin" doc:"History that such a compaction keeps, where the keeper has watched long enough to know its revision; else a tenth of the retained revisions, 1000 at most."`
+	SnapshotDir       string                  `yaml:"snapshotDir" doc:"Directory for a snapshot before each run. Empty: none is taken."`
+	SnapshotKeep      int                     `yaml:"snapshotKeep" doc:"How many snapshots are kept there."`
+}
+
+// DefaultConfig is safe on every cluster of three voters and more.
+func DefaultConfig() Config {
+	return Config{
+		Enabled: true, Rule: DefaultRule, Schedule: DefaultSchedule, Cooldown: DefaultCooldown, Settle: DefaultSettle,
+		GateTimeout: DefaultGateTimeout, EmergencyForecast: DefaultEmergencyForecast, EmergencyOnAlarm: true,
+		DegradedBackoff: DefaultDegradedBackoff, MoveLeader: MoveLeaderAuto, HashCheck: true,
+		CompactOnNoSpace: true, CompactMargin: DefaultCompactMargin, SnapshotKeep: DefaultSnapshotKeep,
+	}
+}
+
+// Validate joins every error.
+func (c Config) Validate() error {
+	var errs []error
+	if _, err := ParseRule(c.Rule); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := schedule.Parse(c.Schedule); err != nil {
+		errs = append(errs, fmt.Errorf("schedule: %w", err))
+	}
+	if _, err := schedule.NewWindows(c.Windows); err != nil {
+		errs = append(errs, fmt.Errorf("windows: %w", err))
+	}
+	switch c.MoveLeader {
+	case MoveLeaderAuto, MoveLeaderNever, MoveLeaderAlways:
+	default:
+		errs = append(errs, fmt.Errorf("moveLeader: want auto, never or always, got %q", c.MoveLeader))
+	}
+	for name, d := range map[string]time.Duration{"cooldown": c.Cooldown, "settle": c.Settle, "emergencyForecast": c.EmergencyForecast,
+		"degradedBackoff": c.DegradedBackoff, "compactMargin": c.CompactMargin} {
+		if d < 0 {
+			errs = append(errs, fmt.Errorf("%s: want 0 or more, got %s", name, d))
+		}
+	}
+	if c.GateTimeout <= 0 {
+		errs = append(errs, fmt.Errorf("gateTimeout: want more than 0, got %s", c.GateTimeout))
+	}
+	if c.SnapshotKeep < 1 {
+		errs = append(errs, fmt.Errorf("snapshotKeep: want 1 or more, got %d", c.SnapshotKeep))
+	}
+	return errors.Join(errs...)
+}

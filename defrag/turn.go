@@ -1,0 +1,255 @@
+package defrag
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster"
+)
+
+// turn takes one member's turn: it is defragmented and waited for until it serves again. Every gate was open a moment
+// ago. An error stops the run; the row says what became of the member in every case.
+func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) error {
+	log := s.opts.Log.With("member", m.String())
+	size, inUse := m.DBSize, m.DBSizeInUse
+	row.BeforeBytes, row.InUseBytes, row.Endpoint = &size, &inUse, m.Endpoint
+	log.Info("defragmenting", "sizeBytes", size, "inUseBytes", inUse, "predictedSeconds", *row.PredictedSeconds, "leader", row.Leader)
+	start := s.now()
+	res := s.defragment(ctx, m, row, start)
+	took := s.now().Sub(start).Seconds()
+	row.Seconds = &took
+	if res.notBegun {
+		row.Seconds = nil
+		return res.err
+	}
+	row.Done = true // from here on something was, or may have been, changed
+	s.done[m.ID] = true
+	if res.left {
+		return s.goesOn(m)
+	}
+	after, err := s.recovered(ctx, m)
+	if err != nil {
+		row.Reason += "; " + err.Error()
+		return errors.Join(res.err, err)
+	}
+	now := after.DBSize
+	row.AfterBytes = &now
+	s.plan.ReclaimedBytes += size - now
+	if res.err != nil {
+		// The answer was lost; the file tells whether the server did it.
+		if !shrunk(size, now, inUse) {
+			row.Reason += "; the call failed and the file did not shrink"
+			return res.err
+		}
+		row.Reason += "; the answer was lost, the file shrank: done"
+		log.Warn("the answer was lost, the file shrank", "err", res.err)
+	}
+	log.Info("defragmented", "afterBytes", now, "seconds", took)
+	if after.RaftTerm != m.RaftTerm && m.RaftTerm != 0 {
+		row.Reason += "; an election happened meanwhile"
+		return fmt.Errorf("member %s: the raft term went from %d to %d during its defragmentation: an election happened", m, m.RaftTerm, after.RaftTerm)
+	}
+	return nil
+}
+
+// shrunk tells whether a file of that size, now of another, was defragmented: it lost half of what was free, or there
+// was nothing to lose.
+func shrunk(before, after, inUse int64) bool {
+	free := before - inUse
+	return before-after >= free/2 && (free > 0 && after < before || free <= before/20)
+}
+
+func (s *run) goesOn(m cluster.Member) error {
+	return errStopped{fmt.Sprintf("interrupted: the defragmentation of member %s goes on in the server; etcd does not answer through it until it ends ('etcdkeeper status' shows it); run the same command again afterwards", m)}
+}
+
+type result struct {
+	err      error
+	notBegun bool // the server did not begin
+	left     bool // the server works on, and nobody waits for it any more
+}
+
+// defragment calls Defragment once and waits: for the answer, or for the signs that no answer comes any more. The
+// in-flight gauge, which etcd serves also meanwhile, is the one that is believed.
+func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberReport, start time.Time) result {
+	// The server does not stop when the caller does, so neither the end of ctx nor a lost lock ends the call.
+	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	answer := make(chan error, 1)
+	go func() { answer <- s.c.Defragment(call, m) }()
+
+	tick := time.NewTicker(s.t.poll)
+	defer tick.Stop()
+	gauge := &follower{need: s.t.quietReads, span: s.t.quietFor}
+	var grace <-chan time.Time
+	stop := ctx.Done()
+	lastReport := start
+	for {
+		select {
+		case err := <-answer:
+			if err == nil {
+				return result{}
+			}
+			if notBegun(err) {
+				return result{err: err, notBegun: true}
+			}
+			s.opts.Log.Warn("the call failed, following the gauge", "member", m.String(), "err", err)
+			return s.follow(ctx, m, err)
+		case <-stop:
+			stop = nil
+			s.opts.Log.Warn("asked to stop: waiting for the member to end its defragmentation", "member", m.String())
+			if s.opts.Grace > 0 {
+				grace = time.After(s.opts.Grace)
+			}
+		case <-grace:
+			return result{left: true}
+		case <-tick.C:
+		}
+		n, err := s.c.InFlight(call, m)
+		gauge.read(s.now(), n, err)
+		if now := s.now(); s.opts.Progress != nil && now.Sub(lastReport) >= time.Second {
+			lastReport = now
+			s.opts.Progress(*row, now.Sub(start))
+		}
+		if gauge.seen && gauge.quietSince(s.now()) > s.t.hung {
+			// It ran and has ended, the member answers, and the answer did not come.
+			cancel()
+			return s.follow(ctx, m, errors.New("the connection lost the answer"))
+		}
+	}
+}
+
+// notBegun tells errors with which etcd turned the call away before it began.
+func notBegun(err error) bool {
+	for _, e := range []error{rpctypes.ErrGRPCPermissionDenied, rpctypes.ErrGRPCUserEmpty, rpctypes.ErrGRPCAuthFailed,
+		rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCNotSupportedForLearner, rpctypes.ErrTooManyRequests} {
+		var have rpctypes.EtcdError
+		if errors.As(err, &have) && have.Error() == rpctypes.ErrorDesc(e) {
+			return true
+		}
+	}
+	return errors.Is(err, cluster.ErrNotSent)
+}
+
+// follower remembers what a gauge has read.
+type follower struct {
+	need  int
+	span  time.Duration
+	seen  bool // it has read more than 0
+	zeros int
+	since time.Time // of the first zero in a row
+	alive time.Time // when it was last read
+}
+
+func (f *follower) read(now time.Time, n int64, err error) {
+	switch {
+	case err != nil:
+		f.zeros = 0
+		return
+	case n > 0:
+		f.seen, f.zeros = true, 0
+	default:
+		if f.zeros == 0 {
+			f.since = now
+		}
+		f.zeros++
+	}
+	f.alive = now
+}
+
+func (f *follower) quietSince(now time.Time) time.Duration {
+	if f.zeros == 0 {
+		return 0
+	}
+	return now.Sub(f.since)
+}
+
+// done tells whether it has read 0 often and long enough: between two queued calls it dips to 0.
+func (f *follower) done(now time.Time) bool {
+	return f.zeros >= f.need && f.quietSince(now) >= f.span
+}
+
+// follow waits, after a call that failed, until the member is not in defragmentation and answers. It never calls
+// again: a second call queues a second defragmentation.
+func (s *run) follow(ctx context.Context, m cluster.Member, cause error) result {
+	work := context.WithoutCancel(ctx)
+	f := &follower{need: s.t.quietReads, span: s.t.quietFor, alive: s.now()}
+	var grace <-chan time.Time
+	stop := ctx.Done()
+	for {
+		n, err := s.c.InFlight(work, m)
+		f.read(s.now(), n, err)
+		if f.done(s.now()) && s.answers(work, m) {
+			return result{err: cause}
+		}
+		if silent := s.now().Sub(f.alive); silent > s.t.lost {
+			return result{err: fmt.Errorf("member %s shows no sign of life for %s (%w): %w", m, silent.Round(time.Second), err, cause)}
+		}
+		select {
+		case <-time.After(s.t.poll):
+		case <-stop:
+			stop = nil
+			if s.opts.Grace > 0 {
+				grace = time.After(s.opts.Grace)
+			}
+		case <-grace:
+			return result{left: true}
+		}
+	}
+}
+
+// answers tells whether the member answers Status.
+func (s *run) answers(ctx context.Context, m cluster.Member) bool {
+	v, err := s.c.View(ctx)
+	if err != nil {
+		return false
+	}
+	for _, x := range v.Members {
+		if x.ID == m.ID {
+			return x.Reachable
+		}
+	}
+	return false
+}
+
+// recovered waits until the member serves as before: it answers, its gauge is 0, it has caught up. The member as it
+// then is is returned.
+func (s *run) recovered(ctx context.Context, m cluster.Member) (cluster.Member, error) {
+	work := context.WithoutCancel(ctx)
+	last := "it does not answer"
+	for end := s.now().Add(s.cfg.GateTimeout); ; {
+		v, err := s.c.View(work)
+		if err != nil {
+			last = err.Error()
+		}
+		for _, x := range v.Members {
+			if x.ID != m.ID {
+				continue
+			}
+			switch {
+			case !x.Reachable:
+				last = "it does not answer: " + x.Error
+			case x.DefragInFlight == nil:
+				last = x.GaugeError
+			case *x.DefragInFlight != 0:
+				last = "it is being defragmented again"
+			default:
+				closed := s.c.Probe(work, v)
+				if len(closed) == 0 {
+					return x, nil
+				}
+				last = closed[0].String()
+			}
+		}
+		if s.now().After(end) {
+			return cluster.Member{}, fmt.Errorf("member %s did not recover within %s of its defragmentation: %s", m, s.cfg.GateTimeout, last)
+		}
+		if err := sleep(work, 200*time.Millisecond); err != nil {
+			return cluster.Member{}, err
+		}
+	}
+}
