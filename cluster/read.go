@@ -185,9 +185,9 @@ func (c *Client) readMember(ctx context.Context, m *pb.Member, given *endpointAn
 	}
 	switch {
 	case given != nil:
-		out.Endpoint = given.endpoint
+		out.Endpoint, out.Given = given.endpoint, true
 	case home != "":
-		out.Endpoint = home
+		out.Endpoint, out.Given = home, true
 	case len(m.ClientURLs) > 0:
 		out.Endpoint = m.ClientURLs[0]
 	}

@@ -47,6 +47,7 @@ type Member struct {
 	PeerURLs   []string
 	ClientURLs []string
 	Endpoint   string // the client URL through which it was asked; "" where none is known
+	Given      bool   // a given endpoint is answered by it, now or earlier
 	Learner    bool
 	Started    bool // false: added, but has never reported its name
 
@@ -126,4 +127,18 @@ func (v View) Voters() []Member {
 		}
 	}
 	return out
+}
+
+// Beside is the member that the keeper looks after: the configured name, else the member that answers the only given
+// endpoint. False where it looks after the whole cluster, or where that member is not in the view.
+func (v View) Beside(cfg Config) (Member, bool) {
+	for _, m := range v.Members {
+		switch {
+		case cfg.Member != "" && (m.Name == cfg.Member || m.ID.String() == cfg.Member):
+			return m, true
+		case cfg.Member == "" && len(cfg.Endpoints) == 1 && m.Given:
+			return m, true
+		}
+	}
+	return Member{}, false
 }

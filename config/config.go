@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/defrag"
 	"github.com/etcdkeeper/etcdkeeper/vpa"
 )
 
@@ -31,6 +32,7 @@ type Config struct {
 	Listen   Listen         `yaml:"listen"`
 	StateDir string         `yaml:"stateDir" doc:"Directory for what outlives a restart: size series and checkpoints. Empty: nothing is written."`
 	Watch    Watch          `yaml:"watch"`
+	Defrag   defrag.Config  `yaml:"defrag"`
 	VPA      vpa.Config     `yaml:"vpa"`
 	Log      Log            `yaml:"log"`
 }
@@ -60,6 +62,7 @@ func Default() Config {
 		Etcd:   cluster.DefaultConfig(),
 		Listen: Listen{Address: DefaultListen, ProbeAddress: DefaultProbeListen},
 		Watch:  Watch{Interval: DefaultWatchInterval},
+		Defrag: defrag.DefaultConfig(),
 		VPA:    vpa.DefaultConfig(),
 		Log:    Log{Level: "info", Format: "text"},
 	}
@@ -76,6 +79,7 @@ func (c Config) Validate() error {
 	section("etcd", c.Etcd.Validate())
 	section("listen", c.Listen.Validate())
 	section("watch", c.Watch.Validate())
+	section("defrag", c.Defrag.Validate())
 	section("vpa", c.VPA.Validate())
 	section("log", c.Log.Validate())
 	return errors.Join(errs...)

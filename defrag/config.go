@@ -11,7 +11,7 @@ import (
 // Defaults, each with its reason.
 const (
 	// A rule is cheap to evaluate, and a database seldom fragments in less time.
-	DefaultSchedule = "@every 10m"
+	DefaultInterval = 10 * time.Minute
 	// A member that was just defragmented fragments again no faster than its history is compacted, which is minutes;
 	// an hour keeps a rule that is too eager from making members hang all day.
 	DefaultCooldown = time.Hour
@@ -37,29 +37,29 @@ const (
 
 // Config is how members are defragmented.
 type Config struct {
-	Enabled           bool                    `yaml:"enabled" doc:"Whether the daemon defragments. The command works either way."`
-	Rule              string                  `yaml:"rule" doc:"Expression that says when a member is defragmented."`
-	Schedule          schedule.Schedule               `yaml:"schedule" doc:"When the daemon evaluates the rule: a cron expression or @every DURATION."`
-	Windows           []schedule.Window    `yaml:"windows" doc:"Maintenance windows of routine runs. None: always."`
-	AllowSmall        bool                    `yaml:"allowSmall" doc:"Also defragment clusters of fewer than three voters, whose clients have to wait."`
-	Cooldown          time.Duration           `yaml:"cooldown" doc:"How long the daemon leaves a member alone after it was defragmented. Doubled, up to a day, each time nothing was reclaimed."`
-	Settle            time.Duration           `yaml:"settle" doc:"Pause after each member."`
-	GateTimeout       time.Duration           `yaml:"gateTimeout" doc:"How long a run waits for a closed gate between two members before it stops."`
-	EmergencyForecast time.Duration           `yaml:"emergencyForecast" doc:"A quota that is forecast to be reached within this time makes a run happen outside the windows. 0: never."`
-	EmergencyOnAlarm  bool                    `yaml:"emergencyOnAlarm" doc:"Whether a NOSPACE alarm makes a run happen outside the windows."`
-	DegradedBackoff   time.Duration           `yaml:"degradedBackoff" doc:"How long the daemon starts no run after three failed ones. 'etcdkeeper resume' clears it."`
-	MoveLeader        string                  `yaml:"moveLeader" doc:"auto: defragment the leader in place unless leases would be lost; never; always."`
-	HashCheck         bool                    `yaml:"hashCheck" doc:"Compare the members' HashKV at the end of a run. Each call makes its member wait for about 0.25 s per GiB in use."`
-	CompactOnNoSpace  bool                    `yaml:"compactOnNoSpace" doc:"Compact under the NOSPACE alarm where defragmenting alone would not help: the API server cannot compact then."`
-	CompactMargin     time.Duration           `yaml:"compactMargin" doc:"History that such a compaction keeps, where the keeper has watched long enough to know its revision; else a tenth of the retained revisions, 1000 at most."`
-	SnapshotDir       string                  `yaml:"snapshotDir" doc:"Directory for a snapshot before each run. Empty: none is taken."`
-	SnapshotKeep      int                     `yaml:"snapshotKeep" doc:"How many snapshots are kept there."`
+	Enabled           bool              `yaml:"enabled" doc:"Whether the daemon defragments. The command works either way."`
+	Rule              string            `yaml:"rule" doc:"Expression that says when a member is defragmented."`
+	Schedule          schedule.Schedule `yaml:"schedule" doc:"When the daemon evaluates the rule: a cron expression or @every DURATION."`
+	Windows           []schedule.Window `yaml:"windows" doc:"Maintenance windows of routine runs. None: always."`
+	AllowSmall        bool              `yaml:"allowSmall" doc:"Also defragment clusters of fewer than three voters, whose clients have to wait."`
+	Cooldown          time.Duration     `yaml:"cooldown" doc:"How long the daemon leaves a member alone after it was defragmented. Doubled, up to a day, each time nothing was reclaimed."`
+	Settle            time.Duration     `yaml:"settle" doc:"Pause after each member."`
+	GateTimeout       time.Duration     `yaml:"gateTimeout" doc:"How long a run waits for a closed gate between two members before it stops."`
+	EmergencyForecast time.Duration     `yaml:"emergencyForecast" doc:"A quota that is forecast to be reached within this time makes a run happen outside the windows. 0: never."`
+	EmergencyOnAlarm  bool              `yaml:"emergencyOnAlarm" doc:"Whether a NOSPACE alarm makes a run happen outside the windows."`
+	DegradedBackoff   time.Duration     `yaml:"degradedBackoff" doc:"How long the daemon starts no run after three failed ones. 'etcdkeeper resume' clears it."`
+	MoveLeader        string            `yaml:"moveLeader" doc:"auto: defragment the leader in place unless leases would be lost; never; always."`
+	HashCheck         bool              `yaml:"hashCheck" doc:"Compare the members' HashKV at the end of a run. Each call makes its member wait for about 0.25 s per GiB in use."`
+	CompactOnNoSpace  bool              `yaml:"compactOnNoSpace" doc:"Compact under the NOSPACE alarm where defragmenting alone would not help: the API server cannot compact then."`
+	CompactMargin     time.Duration     `yaml:"compactMargin" doc:"History that such a compaction keeps, where the keeper has watched long enough to know its revision; else a tenth of the retained revisions, 1000 at most."`
+	SnapshotDir       string            `yaml:"snapshotDir" doc:"Directory for a snapshot before each run. Empty: none is taken."`
+	SnapshotKeep      int               `yaml:"snapshotKeep" doc:"How many snapshots are kept there."`
 }
 
 // DefaultConfig is safe on every cluster of three voters and more.
 func DefaultConfig() Config {
 	return Config{
-		Enabled: true, Rule: DefaultRule, Schedule: DefaultSchedule, Cooldown: DefaultCooldown, Settle: DefaultSettle,
+		Enabled: true, Rule: DefaultRule, Schedule: schedule.Every(DefaultInterval), Cooldown: DefaultCooldown, Settle: DefaultSettle,
 		GateTimeout: DefaultGateTimeout, EmergencyForecast: DefaultEmergencyForecast, EmergencyOnAlarm: true,
 		DegradedBackoff: DefaultDegradedBackoff, MoveLeader: MoveLeaderAuto, HashCheck: true,
 		CompactOnNoSpace: true, CompactMargin: DefaultCompactMargin, SnapshotKeep: DefaultSnapshotKeep,
@@ -72,8 +72,8 @@ func (c Config) Validate() error {
 	if _, err := ParseRule(c.Rule); err != nil {
 		errs = append(errs, err)
 	}
-	if _, err := schedule.Parse(c.Schedule); err != nil {
-		errs = append(errs, fmt.Errorf("schedule: %w", err))
+	if c.Schedule.IsZero() {
+		errs = append(errs, errors.New("schedule: is empty: use enabled: false to switch the daemon's defragmentation off"))
 	}
 	if _, err := schedule.NewWindows(c.Windows); err != nil {
 		errs = append(errs, fmt.Errorf("windows: %w", err))

@@ -27,13 +27,13 @@ const (
 
 // Situation is what a decision needs to know beyond the view, the configuration and the history.
 type Situation struct {
-	Manual       bool // asked for by a person: windows, cooldowns and the degraded state do not count
-	AllowSmall   bool
-	InWindow     bool      // ignored for a manual run
-	NextWindow   time.Time // zero: never
-	Forecast     map[cluster.ID]float64 // seconds until the quota is reached; missing: not known or never
-	Leases       *cluster.Leases        // nil: not known
-	DiskFree     map[cluster.ID]int64   // free bytes on the volume of the members that can be seen
+	Manual     bool // asked for by a person: windows, cooldowns and the degraded state do not count
+	AllowSmall bool
+	InWindow   bool                   // ignored for a manual run
+	NextWindow time.Time              // zero: never
+	Forecast   map[cluster.ID]float64 // seconds until the quota is reached; missing: not known or never
+	Leases     *cluster.Leases        // nil: not known
+	DiskFree   map[cluster.ID]int64   // free bytes on the volume of the members that can be seen
 }
 
 // Plan is a decided run: a report of what has not been done yet, and the members to take in order.

@@ -65,11 +65,11 @@ type Options struct {
 	BreakLock  bool // take the lock from its holder once every gauge has read 0 for BreakQuiet
 	NoLock     bool // where no lock can be made
 
-	Situation func(v cluster.View) Situation          // what else the decision needs; nil: nothing
-	Window    func(now time.Time) bool                // whether the window is open; nil: always
-	Revision  func(before time.Time) (int64, bool)    // the revision that was current then, where known
+	Situation func(v cluster.View) Situation              // what else the decision needs; nil: nothing
+	Window    func(now time.Time) bool                    // whether the window is open; nil: always
+	Revision  func(before time.Time) (int64, bool)        // the revision that was current then, where known
 	Progress  func(m MemberReport, elapsed time.Duration) // called about once a second during a defragmentation
-	Grace     time.Duration                           // how long a defragmentation under way is waited for once ctx has ended; 0: to its end
+	Grace     time.Duration                               // how long a defragmentation under way is waited for once ctx has ended; 0: to its end
 }
 
 // Times of a run, which tests shorten.

@@ -85,7 +85,6 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 	tick := time.NewTicker(s.t.poll)
 	defer tick.Stop()
 	gauge := &follower{need: s.t.quietReads, span: s.t.quietFor}
-	var grace <-chan time.Time
 	stop := ctx.Done()
 	lastReport := start
 	for {
@@ -101,11 +100,8 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 			return s.follow(ctx, m, err)
 		case <-stop:
 			stop = nil
-			s.opts.Log.Warn("asked to stop: waiting for the member to end its defragmentation", "member", m.String())
-			if s.opts.Grace > 0 {
-				grace = time.After(s.opts.Grace)
-			}
-		case <-grace:
+			s.opts.Log.Warn("asked to stop: waiting for the member to end its defragmentation, which goes on in the server in any case", "member", m.String())
+		case <-s.opts.Abandon:
 			return result{left: true}
 		case <-tick.C:
 		}
@@ -178,8 +174,6 @@ func (f *follower) done(now time.Time) bool {
 func (s *run) follow(ctx context.Context, m cluster.Member, cause error) result {
 	work := context.WithoutCancel(ctx)
 	f := &follower{need: s.t.quietReads, span: s.t.quietFor, alive: s.now()}
-	var grace <-chan time.Time
-	stop := ctx.Done()
 	for {
 		n, err := s.c.InFlight(work, m)
 		f.read(s.now(), n, err)
@@ -191,12 +185,7 @@ func (s *run) follow(ctx context.Context, m cluster.Member, cause error) result 
 		}
 		select {
 		case <-time.After(s.t.poll):
-		case <-stop:
-			stop = nil
-			if s.opts.Grace > 0 {
-				grace = time.After(s.opts.Grace)
-			}
-		case <-grace:
+		case <-s.opts.Abandon:
 			return result{left: true}
 		}
 	}

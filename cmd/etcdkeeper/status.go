@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/defrag"
+)
+
+type statusMember struct {
+	ID               cluster.ID          `json:"id"`
+	Name             string              `json:"name"`
+	Endpoint         string              `json:"endpoint"`
+	Version          string              `json:"version"`
+	Leader           bool                `json:"leader"`
+	Learner          bool                `json:"learner"`
+	Reachable        bool                `json:"reachable"`
+	Error            string              `json:"error,omitempty"`
+	DBSizeBytes      *int64              `json:"dbSizeBytes"`
+	DBSizeInUseBytes *int64              `json:"dbSizeInUseBytes"`
+	DBSizeFreeBytes  *int64              `json:"dbSizeFreeBytes"`
+	QuotaBytes       *int64              `json:"quotaBytes"`
+	QuotaSource      cluster.QuotaSource `json:"quotaSource"`
+	RaftTerm         *uint64             `json:"raftTerm"`
+	RaftAppliedIndex *uint64             `json:"raftAppliedIndex"`
+	Alarms           []string            `json:"alarms"`
+	DefragInFlight   *int64              `json:"defragInFlight"`
+}
+
+type statusVerdict struct {
+	Action                string            `json:"action"`
+	Reason                string            `json:"reason"`
+	ReclaimableBytes      int64             `json:"reclaimableBytes"`
+	PredictedStallSeconds *float64          `json:"predictedStallSeconds"`
+	Refusals              []cluster.Refusal `json:"refusals"`
+}
+
+type statusForecast struct {
+	QuotaExhaustionSeconds *float64 `json:"quotaExhaustionSeconds"`
+	Basis                  string   `json:"basis"`
+}
+
+type statusReport struct {
+	ClusterID cluster.ID       `json:"clusterId"`
+	Leader    *cluster.ID      `json:"leader"`
+	Taken     time.Time        `json:"taken"`
+	Members   []statusMember   `json:"members"`
+	Verdict   statusVerdict    `json:"verdict"`
+	Forecast  statusForecast   `json:"forecast"`
+	Paused    *cluster.Pause   `json:"paused"`
+	Keepers   []cluster.Keeper `json:"keepers"`
+	Notes     []string         `json:"notes"`
+	Runs      []defrag.Report  `json:"runs,omitempty"`
+}
+
+func newStatusCmd(a *app) *cobra.Command {
+	var history bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show members, sizes, quota, alarms, and what a run would do",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			c, err := a.connect(ctx, cmd)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			v, err := c.View(ctx)
+			if err != nil {
+				return err
+			}
+			h := defrag.ReadHistory(ctx, c)
+			rep := newStatus(v)
+			if cfg.StateDir != "" {
+				rep.Forecast = forecastFromState(cfg.StateDir, v)
+			}
+			plan := defrag.Decide(v, cfg.Defrag, h, defrag.Situation{Manual: true, DiskFree: memberDisk(c.Config(), v)}, time.Now())
+			rep.decide(plan)
+			note := func(err error) {
+				if err != nil {
+					rep.Notes = append(rep.Notes, err.Error())
+				}
+			}
+			rep.Paused, err = c.ReadPause(ctx)
+			note(err)
+			rep.Keepers, err = c.Keepers(ctx)
+			note(err)
+			if h.Problem != "" {
+				rep.Notes = append(rep.Notes, "the last runs: "+h.Problem)
+			}
+			if history {
+				rep.Runs = h.Runs
+				if rep.Runs == nil {
+					rep.Runs = []defrag.Report{}
+				}
+			}
+			return a.print(rep, rep.table)
+		},
+	}
+	cmd.Flags().BoolVar(&history, "history", false, "also show the last runs")
+	return cmd
+}
+
+func newStatus(v cluster.View) statusReport {
+	r := statusReport{ClusterID: v.ClusterID, Taken: v.Taken.UTC(), Notes: []string{}, Keepers: []cluster.Keeper{},
+		Forecast: statusForecast{Basis: "one look shows no growth: a daemon with a stateDir keeps the sizes over time"}}
+	if l, ok := v.Leader(); ok {
+		r.Leader = &l.ID
+	}
+	for _, m := range v.Members {
+		s := statusMember{ID: m.ID, Name: m.Name, Endpoint: m.Endpoint, Version: m.Version, Leader: m.Leader, Learner: m.Learner,
+			Reachable: m.Reachable, Error: m.Error, QuotaBytes: m.Quota, QuotaSource: m.QuotaSource, Alarms: m.Alarms, DefragInFlight: m.DefragInFlight}
+		if s.Alarms == nil {
+			s.Alarms = []string{}
+		}
+		if m.Reachable {
+			size, inUse, free, term, applied := m.DBSize, m.DBSizeInUse, m.Free(), m.RaftTerm, m.RaftAppliedIndex
+			s.DBSizeBytes, s.DBSizeInUseBytes, s.DBSizeFreeBytes, s.RaftTerm, s.RaftAppliedIndex = &size, &inUse, &free, &term, &applied
+		}
+		r.Members = append(r.Members, s)
+	}
+	return r
+}
+
+// decide puts what a run would do into the verdict.
+func (r *statusReport) decide(p defrag.Plan) {
+	r.Verdict = statusVerdict{Action: defrag.Skip, Reason: p.Reason, ReclaimableBytes: p.ReclaimableBytes, Refusals: p.Refusals}
+	if p.Outcome == defrag.Planned {
+		r.Verdict.Action = defrag.Defragment
+	}
+	if len(p.Order) > 0 {
+		r.Verdict.PredictedStallSeconds = &p.PredictedSeconds
+	}
+	r.Notes = append(r.Notes, p.Notes...)
+}
+
+func (r statusReport) table(w io.Writer) error {
+	rows := make([][]string, 0, len(r.Members))
+	for _, m := range r.Members {
+		role := "follower"
+		switch {
+		case !m.Reachable:
+			role = "unreachable"
+		case m.Leader:
+			role = "leader"
+		case m.Learner:
+			role = "learner"
+		}
+		inFlight := unknown
+		if m.DefragInFlight != nil {
+			inFlight = strconv.FormatInt(*m.DefragInFlight, 10)
+		}
+		quota := humanBytesOr(m.QuotaBytes)
+		if m.QuotaBytes != nil {
+			quota += " (" + string(m.QuotaSource) + ")"
+		}
+		rows = append(rows, []string{orUnknown(m.Name), m.ID.String(), role, orUnknown(m.Version), humanBytesOr(m.DBSizeBytes),
+			humanBytesOr(m.DBSizeInUseBytes), humanBytesOr(m.DBSizeFreeBytes), quota, orUnknown(strings.Join(m.Alarms, " ")), inFlight, m.Endpoint})
+	}
+	err := writeTable(w, []string{"member", "id", "role", "version", ">size", ">in use", ">free", ">quota", "alarms", ">in flight", "endpoint"}, rows)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\ncluster %s\nverdict: %s: %s\n", r.ClusterID, r.Verdict.Action, r.Verdict.Reason)
+	fmt.Fprintf(w, "quota reached in: %s (%s)\n", humanSecondsOr(r.Forecast.QuotaExhaustionSeconds), r.Forecast.Basis)
+	if r.Paused != nil {
+		fmt.Fprintln(w, r.Paused)
+	}
+	for _, m := range r.Members {
+		if m.Error != "" {
+			fmt.Fprintf(w, "member %s: %s\n", orUnknown(m.Name), m.Error)
+		}
+	}
+	for _, k := range r.Keepers {
+		fmt.Fprintf(w, "keeper: %s beside member %s, version %s, since %s\n", k.Host, orUnknown(k.Name), k.Version, k.Since.Format(time.RFC3339))
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(w, "note: %s\n", n)
+	}
+	if r.Runs == nil {
+		return nil
+	}
+	fmt.Fprintln(w)
+	runs := make([][]string, 0, len(r.Runs))
+	for _, run := range r.Runs {
+		runs = append(runs, []string{run.Started.Format(time.RFC3339), run.Trigger, string(run.Outcome), humanBytes(run.ReclaimedBytes),
+			humanSeconds(run.Seconds), humanSeconds(run.PredictedSeconds), strconv.Itoa(run.LeaderMoves), run.By, run.Reason})
+	}
+	return writeTable(w, []string{"run", "trigger", "outcome", ">given back", ">took", ">predicted stall", ">leader moves", "by", "reason"}, runs)
+}
