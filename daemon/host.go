@@ -44,6 +44,7 @@ type part struct {
 // parts are the capabilities in the daemon, one line each.
 var parts = []part{
 	{"watch", setUpWatch},
+	{"defrag", setUpDefrag},
 }
 
 type page struct {

@@ -29,7 +29,12 @@ type Task struct {
 	// Retry is the wait after a run that failed, where the schedule would let more time pass. It doubles with each
 	// failure in a row up to 32 times itself. 0: the schedule alone counts.
 	Retry time.Duration
-	Run   func(ctx context.Context) error
+	// Wake makes the task run at once when something is received from it. Nil: never.
+	Wake <-chan struct{}
+	Run  func(ctx context.Context) error
+	// Close is called once when no further run will be started: the daemon stops, or its configuration changed. The
+	// cluster can still be reached. Nil: nothing to do.
+	Close func()
 }
 
 // retryMax bounds how far the wait between failed runs grows: 32 times Retry.
@@ -153,6 +158,9 @@ func (t Task) wait(now, last time.Time, failures int) time.Time {
 
 // loop runs the task whenever it is due until ctx ends. Runs go on in wg: they get work as their context.
 func (t Task) loop(ctx, work context.Context, s *slot, wg *sync.WaitGroup) {
+	if t.Close != nil {
+		defer t.Close()
+	}
 	now := time.Now()
 	due := now
 	if !t.AtStart {
@@ -164,7 +172,7 @@ func (t Task) loop(ctx, work context.Context, s *slot, wg *sync.WaitGroup) {
 			at = due.Add(rand.N(t.Jitter))
 		}
 		s.plan(t.When.String(), at)
-		if sleepUntil(ctx, at) != nil {
+		if sleepUntil(ctx, at, t.Wake) != nil {
 			return
 		}
 		done := t.start(work, s, wg)
@@ -253,8 +261,8 @@ func (t Task) once(ctx context.Context, began time.Time, log *slog.Logger) (r ru
 	return r
 }
 
-// sleepUntil waits until the clock shows t, in short steps, so that a clock that is set counts.
-func sleepUntil(ctx context.Context, t time.Time) error {
+// sleepUntil waits until the clock shows t, in short steps, so that a clock that is set counts, or until wake.
+func sleepUntil(ctx context.Context, t time.Time, wake <-chan struct{}) error {
 	for {
 		d := time.Until(t)
 		if d <= 0 {
@@ -265,6 +273,9 @@ func sleepUntil(ctx context.Context, t time.Time) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
+		case <-wake:
+			timer.Stop()
+			return nil
 		case <-timer.C:
 		}
 	}

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -234,6 +236,31 @@ func (w *Watch) MemberForecast(id cluster.ID) (forecast.Forecast, bool) {
 	defer w.mu.Unlock()
 	f, ok := w.forecasts[id]
 	return f, ok
+}
+
+// ReadForecast is the forecast from the series that a daemon keeps in stateDir, which is left as it is, and the view.
+func ReadForecast(stateDir string, v cluster.View) forecast.Forecast {
+	var content stateContent
+	data, err := os.ReadFile(filepath.Join(stateDir, stateName))
+	if err == nil {
+		err = json.Unmarshal(data, &content)
+	}
+	switch {
+	case err != nil:
+		return forecast.Forecast{Basis: "no size series: " + err.Error()}
+	case content.Version != stateVersion || content.ClusterID != v.ClusterID:
+		return forecast.Forecast{Basis: fmt.Sprintf("the size series in %s is of another version or of another cluster", stateDir)}
+	}
+	w := &Watch{log: slog.New(slog.DiscardHandler), series: map[cluster.ID]*series{}, forecasts: map[cluster.ID]forecast.Forecast{}}
+	now := time.Now()
+	for id, s := range content.Members {
+		if s != nil {
+			s.sane(now)
+			w.series[id] = s
+		}
+	}
+	w.observe(v, now)
+	return w.Forecast()
 }
 
 // History is the series of a member, up to two weeks in steps of ten minutes, oldest first.

@@ -69,7 +69,7 @@ type Options struct {
 	Window    func(now time.Time) bool                    // whether the window is open; nil: always
 	Revision  func(before time.Time) (int64, bool)        // the revision that was current then, where known
 	Progress  func(m MemberReport, elapsed time.Duration) // called about once a second during a defragmentation
-	Grace     time.Duration                               // how long a defragmentation under way is waited for once ctx has ended; 0: to its end
+	Abandon   <-chan struct{}                             // closed: a defragmentation under way is not waited for any more; nil: always to its end
 }
 
 // Times of a run, which tests shorten.

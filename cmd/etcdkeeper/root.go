@@ -68,6 +68,10 @@ func newRootCmd(a *app) *cobra.Command {
 	// One line a command, in alphabetical order.
 	root.AddCommand(
 		newConfigCmd(a),
+		newDefragCmd(a),
+		newPauseCmd(a),
+		newResumeCmd(a),
+		newStatusCmd(a),
 		newRunCmd(a),
 		newSplitCmd(a),
 		newVersionCmd(a),

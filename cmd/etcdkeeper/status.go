@@ -10,6 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/cluster/forecast"
+	"github.com/etcdkeeper/etcdkeeper/config"
+	"github.com/etcdkeeper/etcdkeeper/daemon"
 	"github.com/etcdkeeper/etcdkeeper/defrag"
 )
 
@@ -41,22 +44,17 @@ type statusVerdict struct {
 	Refusals              []cluster.Refusal `json:"refusals"`
 }
 
-type statusForecast struct {
-	QuotaExhaustionSeconds *float64 `json:"quotaExhaustionSeconds"`
-	Basis                  string   `json:"basis"`
-}
-
 type statusReport struct {
-	ClusterID cluster.ID       `json:"clusterId"`
-	Leader    *cluster.ID      `json:"leader"`
-	Taken     time.Time        `json:"taken"`
-	Members   []statusMember   `json:"members"`
-	Verdict   statusVerdict    `json:"verdict"`
-	Forecast  statusForecast   `json:"forecast"`
-	Paused    *cluster.Pause   `json:"paused"`
-	Keepers   []cluster.Keeper `json:"keepers"`
-	Notes     []string         `json:"notes"`
-	Runs      []defrag.Report  `json:"runs,omitempty"`
+	ClusterID cluster.ID        `json:"clusterId"`
+	Leader    *cluster.ID       `json:"leader"`
+	Taken     time.Time         `json:"taken"`
+	Members   []statusMember    `json:"members"`
+	Verdict   statusVerdict     `json:"verdict"`
+	Forecast  forecast.Forecast `json:"forecast"`
+	Paused    *cluster.Pause    `json:"paused"`
+	Keepers   []cluster.Keeper  `json:"keepers"`
+	Notes     []string          `json:"notes"`
+	Runs      []defrag.Report   `json:"runs,omitempty"`
 }
 
 func newStatusCmd(a *app) *cobra.Command {
@@ -82,7 +80,7 @@ func newStatusCmd(a *app) *cobra.Command {
 			h := defrag.ReadHistory(ctx, c)
 			rep := newStatus(v)
 			if cfg.StateDir != "" {
-				rep.Forecast = forecastFromState(cfg.StateDir, v)
+				rep.Forecast = daemon.ReadForecast(cfg.StateDir, v)
 			}
 			plan := defrag.Decide(v, cfg.Defrag, h, defrag.Situation{Manual: true, DiskFree: memberDisk(c.Config(), v)}, time.Now())
 			rep.decide(plan)
@@ -107,13 +105,15 @@ func newStatusCmd(a *app) *cobra.Command {
 			return a.print(rep, rep.table)
 		},
 	}
+	config.AddFlag(cmd.Flags(), "rule", "defrag.rule")
+	config.AddFlag(cmd.Flags(), "state-dir", "stateDir")
 	cmd.Flags().BoolVar(&history, "history", false, "also show the last runs")
 	return cmd
 }
 
 func newStatus(v cluster.View) statusReport {
 	r := statusReport{ClusterID: v.ClusterID, Taken: v.Taken.UTC(), Notes: []string{}, Keepers: []cluster.Keeper{},
-		Forecast: statusForecast{Basis: "one look shows no growth: a daemon with a stateDir keeps the sizes over time"}}
+		Forecast: forecast.Forecast{Basis: "one look shows no growth: a daemon with a stateDir keeps the sizes over time"}}
 	if l, ok := v.Leader(); ok {
 		r.Leader = &l.ID
 	}

@@ -1,0 +1,311 @@
+package defrag
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/schedule"
+)
+
+const (
+	// TickInterval is how often a keeper announces itself and looks who coordinates.
+	TickInterval = 15 * time.Second
+	// announceTTL: a keeper that is silent for three intervals is absent.
+	announceTTL = 3 * TickInterval
+	// stopGrace is how long a stopping daemon waits for a member's defragmentation; it goes on in the server anyway.
+	// The daemon itself is given 25 s.
+	stopGrace = 20 * time.Second
+	// keepRevisions bounds how far back the keeper knows which revision was current.
+	keepRevisions = 30 * time.Minute
+)
+
+// KeeperOptions of a Keeper.
+type KeeperOptions struct {
+	Log      *slog.Logger
+	Metrics  *Metrics
+	Version  string
+	Forecast func(id cluster.ID) (seconds float64, ok bool) // until the member's quota is reached; nil: never known
+}
+
+// Keeper is the daemon's part in rolling defragmentations: it announces itself, knows whether it coordinates, and
+// starts runs. Its methods may be called concurrently; at most one run is going on.
+type Keeper struct {
+	c       *cluster.Client
+	cfg     Config
+	o       KeeperOptions
+	windows schedule.Windows
+	host    string
+	started time.Time
+
+	run sync.Mutex // held during a run
+
+	mu        sync.Mutex
+	announcer *cluster.Announcer
+	beside    cluster.ID
+	coord     Coordination
+	nobody    time.Time // since when nobody coordinates
+	alarm     bool      // NOSPACE was seen in the last tick
+	revisions []revisionAt
+	last      *Report
+}
+
+type revisionAt struct {
+	at       time.Time
+	revision int64
+}
+
+// Coordination is who starts runs, as this keeper sees it.
+type Coordination struct {
+	Coordinating bool             `json:"coordinating"`
+	Reason       string           `json:"reason"`
+	Member       string           `json:"member"` // beside this keeper; "": it looks after the whole cluster
+	Keepers      []cluster.Keeper `json:"keepers"`
+	Paused       *cluster.Pause   `json:"paused"`
+}
+
+// NewKeeper checks the configuration; it does nothing yet.
+func NewKeeper(c *cluster.Client, cfg Config, o KeeperOptions) (*Keeper, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	windows, err := schedule.NewWindows(cfg.Windows)
+	if err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	return &Keeper{c: c, cfg: cfg, o: o, windows: windows, host: host, started: time.Now(),
+		coord: Coordination{Reason: "not looked yet", Keepers: []cluster.Keeper{}}}, nil
+}
+
+// Tick announces this keeper, puts tokens down, and looks who coordinates. Emergency: a NOSPACE alarm was raised since
+// the last tick and this keeper coordinates, so that a run is due at once.
+func (k *Keeper) Tick(ctx context.Context) (emergency bool, err error) {
+	v, err := k.c.View(ctx)
+	if err != nil {
+		k.decide(v, nil, nil, err)
+		return false, err
+	}
+	k.remember(v)
+	raised := len(nospaceMembers(v)) > 0
+	k.announce(ctx, v, raised)
+	if !raised {
+		if err := k.c.EnsureTokens(ctx); err != nil {
+			k.o.Log.Debug("tokens not put down", "err", err)
+		}
+	}
+	keepers, kerr := k.c.Keepers(ctx)
+	pause, perr := k.c.ReadPause(ctx)
+	if kerr == nil {
+		kerr = perr
+	}
+	k.decide(v, keepers, pause, kerr)
+	h := ReadHistory(ctx, k.c)
+	if k.o.Metrics != nil && h.Problem == "" {
+		n, last := h.Failures()
+		k.o.Metrics.degraded.Set(bit(n >= DegradedAfter && time.Since(last) < k.cfg.DegradedBackoff))
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	emergency = raised && !k.alarm && k.coord.Coordinating && k.cfg.EmergencyOnAlarm
+	k.alarm = raised
+	return emergency, kerr
+}
+
+// announce tells the other keepers of this one. Under NOSPACE a new announcement cannot be made, which is no failure.
+func (k *Keeper) announce(ctx context.Context, v cluster.View, raised bool) {
+	m, beside := v.Beside(k.c.Config())
+	k.mu.Lock()
+	if k.announcer == nil || beside && m.ID != k.beside {
+		self := cluster.Keeper{Name: k.host, Host: k.host, PID: os.Getpid(), Version: k.o.Version, Since: k.started.UTC().Truncate(time.Second)}
+		if beside {
+			self.Member, self.Name = m.ID, m.Name
+			k.beside = m.ID
+		}
+		if k.announcer != nil {
+			go k.announcer.Withdraw()
+		}
+		k.announcer = k.c.NewAnnouncer(self, announceTTL)
+	}
+	a := k.announcer
+	k.mu.Unlock()
+	if err := a.Announce(ctx); err != nil && !(raised && cluster.IsNoSpace(err)) {
+		k.o.Log.Warn("this keeper could not announce itself", "err", err)
+	}
+}
+
+// decide says who coordinates. This keeper always counts, announced or not: the lock decides between two that believe.
+func (k *Keeper) decide(v cluster.View, keepers []cluster.Keeper, pause *cluster.Pause, problem error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := Coordination{Keepers: keepers, Paused: pause}
+	if c.Keepers == nil {
+		c.Keepers = []cluster.Keeper{}
+	}
+	leader, ok := v.Leader()
+	self, beside := v.Beside(k.c.Config())
+	if beside {
+		c.Member = self.String()
+		keepers = append([]cluster.Keeper{{Member: self.ID}}, keepers...)
+	}
+	coordinator := cluster.Coordinator(leader.ID, keepers)
+	switch {
+	case problem != nil:
+		c.Reason = problem.Error()
+	case !ok:
+		c.Reason = "the members do not agree on a leader, or there is none"
+	case !beside && k.c.Config().Member != "":
+		c.Reason = fmt.Sprintf("member %s, beside which this keeper should be, is not in the cluster", k.c.Config().Member)
+	case coordinator == 0:
+		c.Coordinating, c.Reason = true, "no keeper is beside a member: this one looks after the whole cluster"
+	case beside && coordinator == self.ID && self.ID == leader.ID:
+		c.Coordinating, c.Reason = true, "it is beside the leader"
+	case beside && coordinator == self.ID:
+		c.Coordinating, c.Reason = true, "no keeper is beside the leader, and this one is beside the member with the lowest id that has one"
+	default:
+		c.Reason = fmt.Sprintf("the keeper beside member %s coordinates", nameOf(v, coordinator))
+	}
+	if c.Coordinating != k.coord.Coordinating {
+		k.o.Log.Info("coordination changed", "coordinating", c.Coordinating, "reason", c.Reason)
+	}
+	k.coord = c
+	nobody := problem != nil || !ok || !c.Coordinating && coordinator == 0
+	switch {
+	case !nobody:
+		k.nobody = time.Time{}
+	case k.nobody.IsZero():
+		k.nobody = time.Now()
+	}
+	if m := k.o.Metrics; m != nil {
+		m.coordinating.Set(bit(c.Coordinating))
+		m.paused.Set(bit(pause != nil))
+		m.uncoordinated.Set(0)
+		if nobody {
+			m.uncoordinated.Set(time.Since(k.nobody).Seconds())
+		}
+	}
+}
+
+func nameOf(v cluster.View, id cluster.ID) string {
+	for _, m := range v.Members {
+		if m.ID == id {
+			return m.String()
+		}
+	}
+	return id.String()
+}
+
+func (k *Keeper) remember(v cluster.View) {
+	var rev int64
+	for _, m := range v.Members {
+		rev = max(rev, m.Revision)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.revisions = append(k.revisions, revisionAt{time.Now(), rev})
+	for len(k.revisions) > 1 && time.Since(k.revisions[0].at) > keepRevisions {
+		k.revisions = k.revisions[1:]
+	}
+}
+
+// revision is what was current then; false where that was before this keeper looked.
+func (k *Keeper) revision(then time.Time) (int64, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	rev, ok := int64(0), false
+	for _, r := range k.revisions {
+		if r.at.After(then) {
+			break
+		}
+		rev, ok = r.revision, true
+	}
+	return rev, ok
+}
+
+// Coordination is what the last tick found.
+func (k *Keeper) Coordination() Coordination {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.coord
+}
+
+// Last is the report of the last run that this keeper started, nil before the first.
+func (k *Keeper) Last() *Report {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.last
+}
+
+// Run evaluates the rule and defragments where it is due, if this keeper coordinates; otherwise the report's outcome
+// is Refused with the reason. A stopping daemon, whose ctx ends, does not wait for a member for longer than 20 s.
+func (k *Keeper) Run(ctx context.Context) (Report, error) {
+	if !k.run.TryLock() {
+		return Report{Outcome: Refused, Reason: "a run of this keeper is going on"}, nil
+	}
+	defer k.run.Unlock()
+	if c := k.Coordination(); !c.Coordinating {
+		return Report{Outcome: Refused, Reason: c.Reason}, nil
+	}
+	abandon := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		time.Sleep(stopGrace)
+		close(abandon)
+	})
+	defer stop()
+	r, err := NewRunner(Client{k.c}, k.cfg, Options{
+		Log: k.o.Log, Metrics: k.o.Metrics, By: fmt.Sprintf("etcdkeeper run on %s (pid %d)", k.host, os.Getpid()),
+		Abandon: abandon, Window: k.windows.Contains, Revision: k.revision, Situation: k.situation,
+	})
+	if err != nil {
+		return Report{}, err
+	}
+	rep, err := r.Run(ctx)
+	k.mu.Lock()
+	k.last = &rep
+	k.mu.Unlock()
+	return rep, err
+}
+
+func (k *Keeper) situation(v cluster.View) Situation {
+	now := time.Now()
+	s := Situation{InWindow: k.windows.Contains(now), NextWindow: k.windows.NextOpen(now), Forecast: map[cluster.ID]float64{}}
+	for _, m := range v.Members {
+		if k.o.Forecast == nil {
+			break
+		}
+		if t, ok := k.o.Forecast(m.ID); ok {
+			s.Forecast[m.ID] = t
+		}
+	}
+	if dir := k.c.Config().MemberDataDir; dir != "" {
+		if m, ok := v.Beside(k.c.Config()); ok {
+			free, err := DiskFree(dir)
+			if err != nil {
+				free = 0 // a volume that cannot be read has no room
+			}
+			s.DiskFree = map[cluster.ID]int64{m.ID: free}
+		}
+	}
+	return s
+}
+
+// Stop withdraws the announcement, so that another keeper coordinates at once.
+func (k *Keeper) Stop() {
+	k.mu.Lock()
+	a := k.announcer
+	k.announcer = nil
+	k.mu.Unlock()
+	if a != nil {
+		a.Withdraw()
+	}
+}
