@@ -42,7 +42,11 @@ var scalarSections = map[string]string{"listen": "listen.address"}
 type decoder struct {
 	values   map[string]any
 	problems []error
+	depth    int // of decode within itself
 }
+
+// maxDepth is far beyond what any key needs, and bounds a list that contains itself by an alias.
+const maxDepth = 20
 
 func (d *decoder) problem(n *yaml.Node, format string, args ...any) {
 	d.problems = append(d.problems, fmt.Errorf("line %d: "+format, append([]any{n.Line}, args...)...))
@@ -103,6 +107,12 @@ func (d *decoder) pairs(n *yaml.Node, prefix string, names []string, known func(
 
 // decode reads n into v strictly.
 func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
+	if d.depth++; d.depth > maxDepth {
+		d.problem(n, "%s: nested too deeply", path)
+		d.depth--
+		return
+	}
+	defer func() { d.depth-- }()
 	n = resolve(n)
 	t := v.Type()
 	switch {

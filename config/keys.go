@@ -123,3 +123,19 @@ func envName(path string) string {
 	}
 	return b.String()
 }
+
+// Fields are the keys of a structured value, such as an item of a list: paths are below it, and they have no variable.
+func Fields(t reflect.Type) []Key {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || isScalar(t) {
+		return nil
+	}
+	var keys []Key
+	walk(reflect.New(t).Elem(), "", nil, &keys)
+	for i := range keys {
+		keys[i].Env = ""
+	}
+	return keys
+}

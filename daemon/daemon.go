@@ -83,15 +83,24 @@ type generation struct {
 
 // New makes the parts and checks the configuration; it connects to nothing and opens no port.
 func New(o Options) (*Daemon, error) {
+	reg := prometheus.NewRegistry()
+	d, err := newDaemon(o, reg)
+	if err != nil {
+		return nil, err
+	}
+	d.registry = reg
+	return d, nil
+}
+
+func newDaemon(o Options, reg prometheus.Registerer) (*Daemon, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.StopTimeout == 0 {
 		o.StopTimeout = DefaultStopTimeout
 	}
-	reg := prometheus.NewRegistry()
 	d := &Daemon{
-		o: o, log: o.Log, registry: reg,
+		o: o, log: o.Log,
 		metrics: newDaemonMetrics(reg, o.Version),
 		tasks:   newTaskMetrics(reg),
 		started: time.Now(),

@@ -1,0 +1,10 @@
+# The pages that follow from the code.
+DOCS_TARGETS += docs-generated
+DOCS_CHECK_TARGETS += docs-generated-check
+
+.PHONY: docs-generated docs-generated-check
+docs-generated:
+	$(GO) run ./internal/gendocs
+
+docs-generated-check:
+	$(GO) run ./internal/gendocs -check
