@@ -182,11 +182,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	d.run = r
-	d.startGeneration(r, d.gen)
+	first := d.gen
+	d.startGeneration(r, first)
 	d.mu.Unlock()
+	d.log.Info("etcdkeeper runs", "version", d.o.Version, "endpoints", first.config.Etcd.Endpoints, "tasks", taskNames(first.tasks))
 	d.ready.set(true)
 	d.notify(systemd.SdNotifyReady)
-	d.log.Info("etcdkeeper runs", "version", d.o.Version, "endpoints", d.gen.config.Etcd.Endpoints, "tasks", taskNames(d.gen.tasks))
 
 	select {
 	case <-ctx.Done():
