@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -184,7 +185,40 @@ func (d *demo) fill(ctx context.Context) error {
 	if err := seed.Churn(ctx, d.client, "/churn/", 1, churnKeys, churnBytes); err != nil {
 		return fmt.Errorf("demo: fragment its etcd: %w", err)
 	}
+	return d.compacted(ctx)
+}
+
+// compacted waits until every member has finished the compaction, which goes on in each of them by itself.
+func (d *demo) compacted(ctx context.Context) error {
+	for _, endpoint := range d.cluster.Endpoints() {
+		before := int64(-1)
+		for {
+			s, err := d.client.Status(ctx, endpoint)
+			if err != nil {
+				return fmt.Errorf("demo: ask %s for its size: %w", endpoint, err)
+			}
+			if s.DbSizeInUse == before && s.DbSizeInUse < s.DbSize/2 {
+				break
+			}
+			before = s.DbSizeInUse
+			if err := pause(ctx, compactionPoll); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// compactionPoll is a few times the pause of 10 ms that etcd makes between two batches of a compaction.
+const compactionPoll = 100 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // tour are the commands in the order in which somebody in trouble would type them.
@@ -221,10 +255,66 @@ func (d *demo) args(args []string) []string {
 	return append(slices.Clone(args), "--endpoints", strings.Join(d.cluster.Endpoints(), ","), "--log-level", "warn")
 }
 
-// stay keeps the cluster up until Ctrl-C.
+// stay runs the daemon on the cluster until Ctrl-C, under a little churn.
 func (d *demo) stay(ctx context.Context) error {
-	d.say("The members stay up until you press Ctrl-C. Try, in another terminal:")
-	fmt.Fprintf(d.stdout, "  export ETCDCTL_ENDPOINTS=%s\n  %s status\n", strings.Join(d.cluster.Endpoints(), ","), filepath.Base(os.Args[0]))
-	<-ctx.Done()
+	listen, probes := freeAddress("127.0.0.1:9379"), freeAddress("127.0.0.1:9380")
+	d.say("The keeper now runs as a daemon. Press Ctrl-C to end everything.")
+	fmt.Fprintf(d.stdout, "$ etcdkeeper run --endpoints %s --listen %s\n", strings.Join(d.cluster.Endpoints(), ","), listen)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan int, 1)
+	go func() {
+		args := d.args([]string{"run", "--listen", listen, "--probe-listen", probes, "--watch-interval", "5s"})
+		ended <- execute(ctx, args, strings.NewReader(""), d.stdout, d.stderr)
+	}()
+	churned := make(chan struct{})
+	go func() {
+		defer close(churned)
+		for pause(ctx, churnPause) == nil {
+			// Its failure shows on the page; the churn is there for its curves only.
+			_ = seed.Churn(ctx, d.client, "/churn/", 1, 64, 64<<10)
+		}
+	}()
+	defer func() { <-churned }()
+	defer cancel()
+	if err := d.serving(ctx, "http://"+probes+"/livez"); err == nil {
+		fmt.Fprintf(d.stdout, "  page     http://%[1]s/\n  metrics  http://%[1]s/metrics\n  etcd     export ETCDCTL_ENDPOINTS=%[2]s\n",
+			listen, strings.Join(d.cluster.Endpoints(), ","))
+	}
+	if code := <-ended; code != exitDone {
+		return fmt.Errorf("demo: etcdkeeper run ended with exit code %d", code)
+	}
 	return nil
+}
+
+// churnPause leaves the members mostly idle.
+const churnPause = 5 * time.Second
+
+// serving waits until url is answered.
+func (d *demo) serving(ctx context.Context, url string) error {
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+			return nil
+		}
+		if err := pause(ctx, compactionPoll); err != nil {
+			return err
+		}
+	}
+}
+
+// freeAddress is wanted where nobody listens there, else a free port of the same host.
+func freeAddress(wanted string) string {
+	host, _, _ := net.SplitHostPort(wanted)
+	for _, address := range []string{wanted, net.JoinHostPort(host, "0")} {
+		if l, err := net.Listen("tcp", address); err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	return wanted
 }

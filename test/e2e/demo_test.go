@@ -179,7 +179,7 @@ func TestDemo_Interrupted(t *testing.T) {
 		code     int
 	}{
 		{"while filling", "== 2.", 130},
-		{"when it stays up", "until you press Ctrl-C", 0},
+		{"when it stays up", "/metrics", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := startDemo(t)
