@@ -35,7 +35,8 @@ type Range struct {
 type Scanner interface {
 	// Revision is the revision that is read. A live scanner that had to start over behind a compaction moves it.
 	Revision() int64
-	// Scan yields the entries of r, in key order unless r.History is set. The sequence ends with the first error.
+	// Scan yields the entries of r: a Live in key order, a File newest first, since that is how it can be read without
+	// keeping the keys. A key is yielded once unless r.History is set. The sequence ends with the first error.
 	Scan(ctx context.Context, r Range) iter.Seq2[Entry, error]
 }
 

@@ -3,6 +3,7 @@ package keyspace
 import (
 	"bytes"
 	"context"
+	"math/bits"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -47,10 +48,14 @@ type pager struct {
 	last     []byte // the last key seen
 	mean     int64  // bytes an entry, of the last page
 	seen     int64
-	dir      int     // last[:dir] is the directory of the resource
-	dirFirst int64   // which key was the first in it
-	firstAt  []int64 // by depth d: which key was the first with last[:d+1] as its prefix
-	finished []int64 // by depth: keys of the last subtree of that depth that was left behind, 0 for none yet
+	dir      int       // last[:dir] is the directory of the resource
+	dirFirst int64     // which key was the first in it
+	firstAt  []int64   // by depth d: which key was the first with last[:d+1] as its prefix
+	finished []int64   // by depth: keys of the last subtree of that depth that was left behind, 0 for none yet
+	bytes    []byteSet // by depth: the bytes seen there
+	wraps    []bool    // by depth: the subtree above has been left behind once, so that its bytes are known
+	anywhere byteSet
+	empty    int // pages without a key, one after another
 }
 
 // Sizes of pages in keys. A scan begins small since the first values may be the largest of all; so does every
@@ -78,12 +83,14 @@ func (p *pager) got(kvs []*mvccpb.KeyValue, count int64) {
 	if n := int64(len(kvs)); n > 0 {
 		p.mean = max(1, size/n)
 	}
+	if len(kvs) > 0 {
+		p.limit = min(p.limit*growth, max(1, p.target/p.mean), maxLimit)
+	}
 	rest := count - int64(len(kvs))
 	if rest <= 0 || len(kvs) == 0 {
 		p.leave(int64(len(kvs)))
 		return
 	}
-	p.limit = min(p.limit*growth, max(1, p.target/p.mean), maxLimit)
 	p.start = append(bytes.Clone(p.last), 0)
 	if !p.inResource(p.end) {
 		p.aim(successor(p.last[:p.dir]))
@@ -98,69 +105,162 @@ func (p *pager) note(key []byte) {
 	same := commonPrefix(p.last, key)
 	for d := same; d < len(p.firstAt) && d < len(p.last); d++ {
 		p.finished[d] = p.seen - p.firstAt[d]
+		p.wraps[d] = p.wraps[d] || d > same && same >= p.dir
 	}
 	for len(p.firstAt) < len(key) {
-		p.firstAt, p.finished = append(p.firstAt, p.seen), append(p.finished, 0)
+		p.firstAt, p.finished, p.bytes = append(p.firstAt, p.seen), append(p.finished, 0), append(p.bytes, byteSet{})
+		p.wraps = append(p.wraps, false)
 	}
 	for d := same; d < len(key); d++ {
 		p.firstAt[d] = p.seen
+		p.bytes[d].add(key[d])
+		p.anywhere.add(key[d])
 	}
 	if same < p.dir || p.seen == 0 {
+		// Names of another resource are of another make.
 		p.dir, p.dirFirst = resourceDir(key), p.seen
+		clear(p.finished)
+		clear(p.bytes)
+		clear(p.wraps)
 	}
 	p.last = append(p.last[:0], key...)
 	p.seen++
 }
 
+// size is how many keys a subtree of depth d holds, as far as is known.
+func (p *pager) size(d int) (n int64, known bool) {
+	// All keys of the resource so far share a prefix: how many more do is not known.
+	if d >= len(p.last) || p.firstAt[d] <= p.dirFirst {
+		return 0, false
+	}
+	return max(p.finished[d], p.seen-p.firstAt[d]), true
+}
+
 // nearer moves the end toward the last key, where what has been learnt gives a nearer one.
 func (p *pager) nearer() {
 	want := p.limit - p.limit/10
-	// The deepest subtrees are the smallest: go up while the siblings at that depth still fit.
-	best, size := -1, int64(0)
+	var end []byte
+	// The deepest subtrees are the smallest: go up while what the last key's subtree still holds is expected to fit.
 	for d := len(p.last) - 1; d > 0; d-- {
-		n := max(p.finished[d], p.seen-p.firstAt[d])
-		// All keys of the resource so far share this prefix: how many more do is not known.
-		if p.firstAt[d] <= p.dirFirst || n > want {
+		size, known := p.size(d)
+		rest := size - (p.seen - p.firstAt[d])
+		if !known || rest > want {
 			break
 		}
-		if p.last[d] == 0xff {
-			continue
+		end = p.past(p.last[:d], p.last[d], 1+(want-rest)/size)
+		if size > want {
+			break
 		}
-		best, size = d, n
 	}
-	if best < 0 {
-		return
+	if end != nil {
+		p.aim(end)
 	}
-	steps := max(1, want/max(1, size))
-	end := append([]byte(nil), p.last[:best+1]...)
-	end[best] = byte(min(0xff, int64(end[best])+steps))
-	p.aim(end)
 }
 
-// leave goes on behind the end of the last request, all of whose keys have been read.
+// past is the end of n subtrees below prefix, the first of which begins with c. Bytes that were never seen in that
+// place are not counted as subtrees.
+func (p *pager) past(prefix []byte, c byte, n int64) []byte {
+	for ; n > 1; n-- {
+		next, ok := p.byteFrom(len(prefix), int(c)+1)
+		if !ok {
+			return successor(prefix)
+		}
+		c = next
+	}
+	if c == 0xff {
+		return successor(prefix)
+	}
+	return append(bytes.Clone(prefix), c+1)
+}
+
+// leave goes on behind the end of the last request, all of whose n keys have been read.
 func (p *pager) leave(n int64) {
 	if len(p.end) == 0 || bytes.Equal(p.end, p.stop) {
 		p.done = true
 		return
 	}
 	p.start = p.end
-	d := len(p.end) - 1
-	if n >= p.limit/2 && d < len(p.last) && p.inResource(p.end) {
-		// The guess was good: the next siblings.
-		size := max(p.finished[d], 1)
-		steps := max(1, (p.limit-p.limit/10)/size)
-		if next := int64(p.end[d]) + steps; next <= 0xff {
-			end := bytes.Clone(p.end)
-			end[d] = byte(next)
-			p.aim(end)
-			return
-		}
-	}
-	if !p.inResource(p.end) {
+	inside := p.inResource(p.end)
+	if !inside {
 		p.limit = firstLimit
 	}
-	// Too little was left: one level up.
-	p.aim(successor(p.end[:d]))
+	if n > 0 {
+		p.empty = 0
+	} else {
+		p.empty++
+	}
+	// An empty page, at the end of a subtree, is worth a second guess; a second one means that nothing is known here.
+	_, known := p.size(len(p.end) - 1)
+	if inside && (n > 0 || known && p.empty == 1) {
+		p.aim(p.beyond(p.end))
+		return
+	}
+	// Nothing was there, or nothing is known of what comes: one level up.
+	p.aim(successor(p.end[:len(p.end)-1]))
+}
+
+// beyond is an end for the keys from start on, of which none is known.
+func (p *pager) beyond(start []byte) []byte {
+	want := p.limit - p.limit/10
+	prefix, c := start[:len(start)-1], start[len(start)-1]
+	for {
+		if len(prefix) < p.dir || len(prefix) >= len(p.bytes) {
+			return successor(prefix)
+		}
+		next, ok := p.byteFrom(len(prefix), int(c))
+		if ok {
+			c = next
+			break
+		}
+		up := successor(prefix)
+		if len(up) == 0 {
+			return nil
+		}
+		prefix, c = up[:len(up)-1], up[len(up)-1]
+	}
+	for {
+		d := len(prefix)
+		size, known := p.size(d)
+		if known && size <= want {
+			return p.past(prefix, c, max(1, want/size))
+		}
+		if d+1 >= len(p.last) {
+			return p.past(prefix, c, 1)
+		}
+		least, ok := p.byteFrom(d+1, 0)
+		if !ok {
+			return p.past(prefix, c, 1)
+		}
+		prefix, c = append(bytes.Clone(prefix), c), least
+	}
+}
+
+// byteFrom is the least byte from c on that is expected at depth d: of those seen there, or, as long as what was seen
+// there may be a part of all, of those seen anywhere.
+func (p *pager) byteFrom(d, c int) (byte, bool) {
+	if next, ok := p.bytes[d].from(c); ok || p.wraps[d] {
+		return next, ok
+	}
+	return p.anywhere.from(c)
+}
+
+// byteSet is a set of byte values.
+type byteSet [4]uint64
+
+func (s *byteSet) add(c byte) { s[c/64] |= 1 << (c % 64) }
+
+// from is the least member that is at least c.
+func (s *byteSet) from(c int) (byte, bool) {
+	for w := c / 64; w < len(s); w++ {
+		rest := s[w]
+		if w == c/64 {
+			rest &= ^uint64(0) << (c % 64)
+		}
+		if rest != 0 {
+			return byte(w*64 + bits.TrailingZeros64(rest)), true
+		}
+	}
+	return 0, false
 }
 
 // aim sets the end, which never passes the end of all. An empty one is the end of all.

@@ -1,0 +1,217 @@
+package etcdfile
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Record is one revision of one key. Its slices are of the mapped file: they are valid until the DB is closed, and
+// must not be written to.
+type Record struct {
+	Key, Value                                  []byte
+	CreateRevision, ModRevision, Version, Lease int64
+
+	// Stored is what the record takes in its page: its revision, the encoded key and value, the element's header.
+	Stored int64
+
+	Tombstone  bool // the key was deleted at ModRevision
+	Superseded bool // a later revision of the key exists
+}
+
+// Query selects records.
+type Query struct {
+	Start, End []byte // keys; nil for no bound
+	History    bool   // superseded revisions and tombstones too
+}
+
+// Records yields the records newest first: in descending order of revision. What is kept meanwhile is 10 to 20 bytes
+// for each key. The sequence ends with the first error.
+func (d *DB) Records(ctx context.Context, q Query) iter.Seq2[*Record, error] {
+	return func(yield func(*Record, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		// The file is walked on one core while what was read is worked on on another.
+		full, empty := make(chan []Record, 2), make(chan []Record, 4)
+		for range cap(empty) {
+			empty <- make([]Record, 0, batchSize)
+		}
+		var failed error
+		go func() {
+			defer close(full)
+			failed = guard(func() error { return d.read(ctx, q, full, empty) })
+		}()
+		defer func() {
+			cancel()
+			for range full {
+			}
+		}()
+		for batch := range full {
+			for i := range batch {
+				if !yield(&batch[i], nil) {
+					return
+				}
+			}
+			empty <- batch[:0]
+		}
+		if failed != nil {
+			yield(nil, fmt.Errorf("read database %s: %w", d.path, failed))
+		}
+	}
+}
+
+const batchSize = 512
+
+func (d *DB) read(ctx context.Context, q Query, full chan<- []Record, empty <-chan []Record) error {
+	seen := newSeen(d.data)
+	var last revision
+	var batch []Record
+	send := func() error {
+		// Reading behind the end of a file that was cut meanwhile would be a fault in whoever uses the records.
+		if info, err := d.file.Stat(); err != nil || info.Size() != int64(len(d.data)) {
+			return fmt.Errorf("the file was changed while it was read: %w", ErrDamaged)
+		}
+		select {
+		case full <- batch:
+			batch = nil
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	_, err := d.walk(*d.bucket("key"), true, func(l leaf) error {
+		for i := l.count - 1; i >= 0; i-- {
+			e, err := l.element(i)
+			if err != nil {
+				return err
+			}
+			rev, tombstone, err := parseRevision(e.key)
+			if err != nil {
+				return fmt.Errorf("page %d: %w", l.page, err)
+			}
+			if last.main != 0 && !rev.before(last) {
+				return fmt.Errorf("page %d: revision %s is out of order: %w", l.page, rev, ErrDamaged)
+			}
+			last = rev
+			if len(e.value) == 0 {
+				continue // what a restore with a bumped revision writes: a revision without a key
+			}
+			if batch == nil {
+				select {
+				case batch = <-empty:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			batch = append(batch, Record{})
+			r := &batch[len(batch)-1]
+			keyAt, err := r.parse(e.value)
+			if err != nil {
+				return fmt.Errorf("page %d: the record of revision %s: %w", l.page, rev, err)
+			}
+			if len(q.Start) > 0 && bytes.Compare(r.Key, q.Start) < 0 || len(q.End) > 0 && bytes.Compare(r.Key, q.End) >= 0 {
+				batch = batch[:len(batch)-1]
+				continue
+			}
+			r.Tombstone = tombstone
+			r.Superseded = seen.add(r.Key, e.valueAt+int64(keyAt))
+			r.Stored = int64(elementSize + len(e.key) + len(e.value))
+			if tombstone {
+				r.ModRevision = rev.main
+			} else if r.ModRevision != rev.main {
+				return fmt.Errorf("page %d: the record of revision %s says that it is of %d: %w", l.page, rev, r.ModRevision, ErrDamaged)
+			}
+			if !q.History && (r.Tombstone || r.Superseded) {
+				batch = batch[:len(batch)-1]
+				continue
+			}
+			if len(batch) == batchSize {
+				if err := send(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(batch) > 0 {
+		return send()
+	}
+	return nil
+}
+
+// parse reads an mvccpb.KeyValue and tells where the length of its key stands.
+func (r *Record) parse(b []byte) (keyAt int, err error) {
+	keyAt = -1
+	for at := 0; at < len(b); {
+		number, typ, n := protowire.ConsumeTag(b[at:])
+		if n < 0 {
+			return 0, fmt.Errorf("%w: %w", protowire.ParseError(n), ErrDamaged)
+		}
+		at += n
+		switch {
+		case typ == protowire.BytesType && (number == 1 || number == 5):
+			v, n := protowire.ConsumeBytes(b[at:])
+			if n < 0 {
+				return 0, fmt.Errorf("%w: %w", protowire.ParseError(n), ErrDamaged)
+			}
+			if number == 1 {
+				r.Key, keyAt = v, at
+			} else {
+				r.Value = v
+			}
+			at += n
+		case typ == protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b[at:])
+			if n < 0 {
+				return 0, fmt.Errorf("%w: %w", protowire.ParseError(n), ErrDamaged)
+			}
+			switch number {
+			case 2:
+				r.CreateRevision = int64(v)
+			case 3:
+				r.ModRevision = int64(v)
+			case 4:
+				r.Version = int64(v)
+			case 6:
+				r.Lease = int64(v)
+			}
+			at += n
+		default:
+			n := protowire.ConsumeFieldValue(number, typ, b[at:])
+			if n < 0 {
+				return 0, fmt.Errorf("%w: %w", protowire.ParseError(n), ErrDamaged)
+			}
+			at += n
+		}
+	}
+	if len(r.Key) == 0 {
+		return 0, fmt.Errorf("it has no key: %w", ErrDamaged)
+	}
+	return keyAt, nil
+}
+
+// revision is the key of a record: the revision of the transaction and the number of the change in it.
+type revision struct{ main, sub int64 }
+
+func (r revision) before(o revision) bool {
+	return r.main < o.main || r.main == o.main && r.sub < o.sub
+}
+
+func (r revision) String() string { return fmt.Sprintf("%d.%d", r.main, r.sub) }
+
+func parseRevision(b []byte) (r revision, tombstone bool, err error) {
+	if (len(b) != 17 && len(b) != 18) || b[8] != '_' || len(b) == 18 && b[17] != 't' {
+		return r, false, fmt.Errorf("%x is no revision: %w", b, ErrDamaged)
+	}
+	r.main, r.sub = int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[9:]))
+	if r.main <= 0 || r.sub < 0 {
+		return r, false, fmt.Errorf("%x is no revision: %w", b, ErrDamaged)
+	}
+	return r, len(b) == 18, nil
+}
