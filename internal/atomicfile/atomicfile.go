@@ -25,11 +25,11 @@ func WriteFunc(path string, perm os.FileMode, write func(io.Writer) error) (err 
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp*")
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("write %s: %w", path, cause(err))
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("write %s: %w", path, err)
+			err = fmt.Errorf("write %s: %w", path, cause(err))
 			_ = f.Close()
 			_ = os.Remove(f.Name())
 		}
@@ -47,6 +47,19 @@ func WriteFunc(path string, perm os.FileMode, write func(io.Writer) error) (err 
 		return err
 	}
 	return SyncDir(dir)
+}
+
+// cause leaves the random name of the temporary file out, so that the same trouble has the same words.
+func cause(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	var l *os.LinkError
+	if errors.As(err, &l) {
+		return l.Err
+	}
+	return err
 }
 
 // SyncDir makes the names in dir durable.
