@@ -1,10 +1,11 @@
 package vpa
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
 )
 
 const gib = 1 << 30
@@ -43,9 +44,9 @@ type Policy struct {
 	// holds for OOMHold: what was really wanted is not known, since the kill cut
 	// it off, so it is remembered for as long as a peak. The excess of OOMFactor
 	// over 1 counts twice at the second kill within the hold.
-	OOMFactor float64       `yaml:"oomFactor" doc:"After an OOM kill the limit is at least this many times what was in use."`
-	OOMAdd    float64       `yaml:"oomAddBytes" doc:"After an OOM kill the limit is at least what was in use and this many bytes."`
-	OOMHold   time.Duration `yaml:"oomHold" doc:"How long the jump after an OOM kill holds without another one."`
+	OOMFactor float64        `yaml:"oomFactor" doc:"After an OOM kill the limit is at least this many times what was in use."`
+	OOMAdd    bytesize.Bytes `yaml:"oomAddBytes" doc:"After an OOM kill the limit is at least what was in use and this much more."`
+	OOMHold   time.Duration  `yaml:"oomHold" doc:"How long the jump after an OOM kill holds without another one."`
 	// GrowShare is the share of the headroom that must be left; below it the
 	// limit grows at once.
 	GrowShare float64 `yaml:"growShare" doc:"Share of the headroom below which the limit grows at once."`
@@ -53,8 +54,8 @@ type Policy struct {
 	// ShrinkAfter, before the limit shrinks.
 	ShrinkShare float64       `yaml:"shrinkShare" doc:"How far below the limit the target must be before the limit shrinks, relative to the limit."`
 	ShrinkAfter time.Duration `yaml:"shrinkAfter" doc:"How long the target must stay that far below before the limit shrinks."`
-	// MinLimit is the least limit in bytes.
-	MinLimit float64 `yaml:"minLimitBytes" doc:"The least memory limit, in bytes."`
+	// MinLimit is the least limit.
+	MinLimit bytesize.Bytes `yaml:"minLimitBytes" doc:"The least memory limit."`
 }
 
 // DefaultPolicy returns the policy that the benchmark reports.
@@ -63,48 +64,44 @@ func DefaultPolicy() Policy {
 		PeakHold: 15 * 24 * time.Hour, PeakFade: 7 * 24 * time.Hour, History: 28 * 24 * time.Hour,
 		OOMCostGiBHours: 180, SpikesPerDay: 0.04, NoveltySpikes: 0.08, SpikeScale: 0.5, SurpriseBoost: 0.5,
 		MinHeadroom: 0.08, QuietSpread: 0.03, QuietShare: 0.5,
-		OOMFactor: 1.5, OOMAdd: 100 << 20, OOMHold: 15 * 24 * time.Hour,
+		OOMFactor: 1.5, OOMAdd: 100 * bytesize.MiB, OOMHold: 15 * 24 * time.Hour,
 		GrowShare: 0.4, ShrinkShare: 0.2, ShrinkAfter: 24 * time.Hour,
-		MinLimit: 100 << 20,
+		MinLimit: 100 * bytesize.MiB,
 	}
 }
 
-// Validate returns every fault of the policy, joined.
-func (p Policy) Validate() error {
+// Validate returns every fault of the policy; prefix stands before each key.
+func (p Policy) Validate(prefix string) []error {
 	var errs []error
-	positive := func(name string, v float64) {
-		if !finite(v) || v <= 0 {
-			errs = append(errs, fmt.Errorf("%s %v: must be above 0", name, v))
+	within := func(key string, v, least, most float64) {
+		if !finite(v) || v < least || v > most {
+			errs = append(errs, fmt.Errorf("%s%s: want %v to %v, got %v", prefix, key, least, most, v))
 		}
 	}
-	positive("peakHold", p.PeakHold.Hours())
-	positive("peakFade", p.PeakFade.Hours())
-	positive("oomCostGiBHours", p.OOMCostGiBHours)
-	positive("spikesPerDay", p.SpikesPerDay)
-	positive("spikeScale", p.SpikeScale)
-	positive("minLimitBytes", p.MinLimit)
-	share := func(name string, v float64) {
-		if !finite(v) || v < 0 || v > 1 {
-			errs = append(errs, fmt.Errorf("%s %v: must be from 0 to 1", name, v))
+	days := func(key string, v time.Duration, least time.Duration) {
+		if v < least || v > 365*24*time.Hour {
+			errs = append(errs, fmt.Errorf("%s%s: want %s to a year, got %s", prefix, key, least, v))
 		}
 	}
-	share("quietShare", p.QuietShare)
-	share("growShare", p.GrowShare)
-	share("shrinkShare", p.ShrinkShare)
-	share("minHeadroom", p.MinHeadroom)
-	for name, v := range map[string]float64{"noveltySpikes": p.NoveltySpikes, "surpriseBoost": p.SurpriseBoost,
-		"quietSpread": p.QuietSpread, "oomAddBytes": p.OOMAdd, "oomHold": p.OOMHold.Hours(), "shrinkAfter": p.ShrinkAfter.Hours()} {
-		if !finite(v) || v < 0 {
-			errs = append(errs, fmt.Errorf("%s %v: must not be negative", name, v))
-		}
-	}
-	if p.History < 24*time.Hour {
-		errs = append(errs, fmt.Errorf("history %s: must be a day at least", p.History))
-	}
-	if !finite(p.OOMFactor) || p.OOMFactor < 1 {
-		errs = append(errs, fmt.Errorf("oomFactor %v: must be 1 at least", p.OOMFactor))
-	}
-	return errors.Join(errs...)
+	days("peakHold", p.PeakHold, time.Hour)
+	days("peakFade", p.PeakFade, time.Hour)
+	days("history", p.History, 24*time.Hour)
+	days("oomHold", p.OOMHold, 0)
+	days("shrinkAfter", p.ShrinkAfter, 0)
+	within("oomCostGiBHours", p.OOMCostGiBHours, 0, 1e9)
+	within("spikesPerDay", p.SpikesPerDay, 0, 1e6)
+	within("noveltySpikes", p.NoveltySpikes, 0, 1e6)
+	within("spikeScale", p.SpikeScale, 0.01, 100)
+	within("surpriseBoost", p.SurpriseBoost, 0, 100)
+	within("minHeadroom", p.MinHeadroom, 0, 10)
+	within("quietSpread", p.QuietSpread, 0, 10)
+	within("quietShare", p.QuietShare, 0, 1)
+	within("oomFactor", p.OOMFactor, 1, 10)
+	within("growShare", p.GrowShare, 0, 1)
+	within("shrinkShare", p.ShrinkShare, 0, 0.9)
+	within("oomAddBytes", float64(p.OOMAdd), 0, 1<<40)
+	within("minLimitBytes", float64(p.MinLimit), 1<<20, 1<<40)
+	return errs
 }
 
 // headroom is the memory, in bytes, to leave above the highest demand.

@@ -6,34 +6,55 @@ import (
 	"time"
 )
 
-// The Vertical Pod Autoscaler's constants that its checkpoints imply.
+// The Vertical Pod Autoscaler's constants that its checkpoints imply, and the
+// bounds of what is kept.
 const (
-	cpuSampleWeight    = 0.1
-	memoryWindow       = 24 * time.Hour
-	surpriseRatio      = 1.05 // a demand this far above everything seen is a surprise
-	warmHistory        = 24 * time.Hour
-	maxSurprisesInHand = 16
+	cpuSampleWeight = 0.1
+	memoryWindow    = 24 * time.Hour
+	surpriseRatio   = 1.05 // a demand this far above everything seen is a surprise
+	warmHistory     = 24 * time.Hour
+	maxSurprises    = 16
+	maxOOMEvents    = 16
 )
 
 // Recommender turns samples into a recommendation. It holds weeks of history in
 // a few tens of kilobytes. It is not safe for concurrent use.
 type Recommender struct {
-	cfg       Config
+	cfg    Config
+	member string
+
 	cpu       *Histogram
 	memory    *Histogram
-	peaks     peaks
-	seen      int   // windows observed in all
-	surprises []int // of these, the ones that brought a surprise
-
-	window windowPeak // of the VPA-compatible memory histogram
+	window    windowPeak // of the VPA-compatible memory histogram
+	peaks     peaks      // demand
+	seen      int        // windows observed in all
+	surprises []int      // of these, the ones that brought a surprise
+	live      peaks      // live heap
+	burst     peaks      // bytes sent to clients between two samples
+	ranges    peaks      // ranges in flight
+	watchers  peaks
+	streams   peaks
+	dbInUse   peaks // a window a day, for the slope
+	steady    bool  // demand is anonymous memory
 
 	oomFloor float64
 	oomAt    time.Time
 	ooms     int // kills within the hold, 2 for more
+	events   []OOMEvent
 	band     band
+	request  band
+	cpuBand  band
 
+	before      Sample // the last sample with drivers
 	first, last time.Time
 	samples     int
+}
+
+// OOMEvent is a kill for memory and what drove it.
+type OOMEvent struct {
+	Time   time.Time `json:"time"`
+	Driver Driver    `json:"driver"`
+	Bytes  Number    `json:"bytes"` // the memory that was in use at least
 }
 
 // windowPeak is the highest demand of the 24 h window in hand, already counted
@@ -43,10 +64,11 @@ type windowPeak struct {
 	Peak float64   `json:"peak"`
 }
 
-// NewRecommender returns a Recommender without history.
-func NewRecommender(cfg Config) (*Recommender, error) {
+// NewRecommender returns a Recommender without history for a member; its name
+// guards checkpoints against being read by another one.
+func NewRecommender(cfg Config, member string) (*Recommender, error) {
 	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("vpa config: %w", err)
+		return nil, fmt.Errorf("vpa configuration: %w", err)
 	}
 	cpu, err := NewCPUHistogram(cfg.CPUHalfLife)
 	if err != nil {
@@ -56,7 +78,13 @@ func NewRecommender(cfg Config) (*Recommender, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Recommender{cfg: cfg, cpu: cpu, memory: memory, peaks: peaks{keep: int(cfg.Policy.History / peakWindow)}}, nil
+	h := cfg.Policy.History
+	return &Recommender{
+		cfg: cfg, member: member, cpu: cpu, memory: memory, before: NewSample(time.Time{}),
+		peaks: newPeaks(peakWindow, h), live: newPeaks(peakWindow, h), burst: newPeaks(peakWindow, h),
+		ranges: newPeaks(memoryWindow, h), watchers: newPeaks(memoryWindow, h), streams: newPeaks(memoryWindow, h),
+		dbInUse: newPeaks(memoryWindow, h),
+	}, nil
 }
 
 // Observe takes one sample. Samples come in time order; numbers that are not
@@ -65,14 +93,29 @@ func (r *Recommender) Observe(s Sample) {
 	if s.Time.IsZero() {
 		return
 	}
+	used := r.observeDrivers(s)
 	if known(s.CPU) {
 		r.cpu.Add(s.CPU, cpuSampleWeight, s.Time)
+		used = true
 	}
-	if v := s.Demand(); known(v) {
+	if s.OOM {
+		r.noteOOM(s)
+	}
+	switch v := s.Demand(); {
+	case known(v):
+		// A history of one kind of memory is no history of the other.
+		if anon := known(s.Anon); anon != r.steady && len(r.peaks.windows) > 0 {
+			r.peaks = newPeaks(peakWindow, r.cfg.Policy.History)
+			r.band, r.request, r.surprises = band{}, band{}, nil
+		}
+		r.steady = known(s.Anon)
 		r.observeDemand(s.Time, v, s.OOM)
-	} else if s.OOM && known(s.Limit) {
+		used = true
+	case s.OOM && known(s.Limit):
 		r.observeDemand(s.Time, s.Limit, true)
-	} else if !known(s.CPU) {
+		used = true
+	}
+	if !used {
 		return
 	}
 	if r.first.IsZero() {
@@ -82,25 +125,63 @@ func (r *Recommender) Observe(s Sample) {
 	r.samples++
 }
 
+// observeDrivers keeps what the model needs. It says whether there was anything.
+func (r *Recommender) observeDrivers(s Sample) bool {
+	d, any := s.Drivers, false
+	for _, t := range []struct {
+		into *peaks
+		v    float64
+	}{{&r.live, s.LiveHeap}, {&r.burst, d.SentBytes}, {&r.ranges, d.RangesInFlight}, {&r.watchers, d.Watchers}, {&r.streams, d.WatchStreams}, {&r.dbInUse, d.DBInUseBytes}} {
+		if known(t.v) {
+			t.into.add(s.Time, t.v, r.cfg.Policy)
+			any = true
+		}
+	}
+	if any && !s.OOM {
+		r.before = s
+	}
+	return any
+}
+
+// noteOOM blames the driver that was highest before the kill.
+func (r *Recommender) noteOOM(s Sample) {
+	driver := s.Top()
+	if r.before.Drivers.Version != "" || known(r.before.Drivers.Keys) {
+		driver = r.before.Top()
+	}
+	// After the kill the new process is small: what was in use is the limit, else
+	// the highest use that was seen.
+	used := s.Limit
+	if !known(used) {
+		used = r.peaks.level()
+		if v := s.Demand(); known(v) {
+			used = max(used, v)
+		}
+	}
+	r.events = append(r.events, OOMEvent{s.Time, driver, Number(used)})
+	if over := len(r.events) - maxOOMEvents; over > 0 {
+		r.events = r.events[over:]
+	}
+	r.ooms = min(r.ooms+1, 2)
+	r.oomFloor = max(r.oomFloor, used*(1+(r.cfg.Policy.OOMFactor-1)*float64(r.ooms)), used+float64(r.cfg.Policy.OOMAdd))
+	r.oomAt = s.Time
+}
+
 func (r *Recommender) observeDemand(t time.Time, v float64, oom bool) {
 	level, before := r.peaks.level(), len(r.peaks.windows)
 	warm := r.peaks.observed() >= warmHistory
 	start := time.Time{}
 	if before > 0 {
-		start = r.peaks.windows[before-1].Start
+		start = r.peaks.windows[before-1].start
 	}
 	r.peaks.add(t, v, r.cfg.Policy)
-	if n := len(r.peaks.windows); before == 0 || r.peaks.windows[n-1].Start != start {
+	if n := len(r.peaks.windows); before == 0 || r.peaks.windows[n-1].start != start {
 		r.seen++
 	}
 	if (warm && v > level*surpriseRatio) || oom {
 		r.surprise()
 	}
-	if oom {
-		r.ooms = min(r.ooms+1, 2)
-		r.oomFloor = max(r.oomFloor, v*(1+(r.cfg.Policy.OOMFactor-1)*float64(r.ooms)), v+r.cfg.Policy.OOMAdd)
-		r.oomAt = t
-	} else if r.oomFloor > 0 && t.Sub(r.oomAt) > r.cfg.Policy.OOMHold {
+	if !oom && r.oomFloor > 0 && t.Sub(r.oomAt) > r.cfg.Policy.OOMHold {
 		r.oomFloor, r.ooms = 0, 0
 	}
 	r.countWindowPeak(t, v)
@@ -108,7 +189,7 @@ func (r *Recommender) observeDemand(t time.Time, v float64, oom bool) {
 
 // surprise notes one, once a window, and forgets those older than the history.
 func (r *Recommender) surprise() {
-	for len(r.surprises) > 0 && (r.seen-r.surprises[0] > r.peaks.keep || len(r.surprises) >= maxSurprisesInHand) {
+	for len(r.surprises) > 0 && (r.seen-r.surprises[0] > r.peaks.keep || len(r.surprises) >= maxSurprises) {
 		r.surprises = r.surprises[1:]
 	}
 	if n := len(r.surprises); n == 0 || r.surprises[n-1] != r.seen {
@@ -146,62 +227,45 @@ func (r *Recommender) countWindowPeak(t time.Time, v float64) {
 	}
 }
 
-// memoryTarget is what the history alone asks for.
+// memoryTarget is what the history alone asks for, in bytes.
 type memoryTarget struct {
-	Level, Typical, Headroom, Floor float64
-	Surprises                       int
-}
-
-func (m memoryTarget) limit(least float64) float64 {
-	return max(m.Level+m.Headroom, m.Floor, least)
+	level, typical, headroom, floor float64
+	surprises                       int
 }
 
 func (r *Recommender) historyTarget() memoryTarget {
-	p := r.cfg.Policy
-	m := memoryTarget{Level: r.peaks.level(), Typical: r.peaks.usual(), Floor: r.oomFloor, Surprises: r.recentSurprises()}
-	m.Headroom = p.headroom(m.Level, m.Typical, r.peaks.observed(), m.Surprises)
+	m := memoryTarget{level: r.peaks.level(), typical: r.peaks.usual(), floor: r.oomFloor, surprises: r.recentSurprises()}
+	m.headroom = r.cfg.Policy.headroom(m.level, m.typical, r.peaks.observed(), m.surprises)
 	return m
 }
 
-// band holds a limit still until there is a reason to move it.
-type band struct {
-	Limit    float64   `json:"limit"`
-	LowSince time.Time `json:"lowSince"`
-}
-
-// settle moves the limit: at once upward when the headroom is used up or the
-// target's floor is above it, downward only after the target stayed well below
-// for a while. It says whether the limit moved.
-func (b *band) settle(now time.Time, target, tight float64, p Policy) bool {
-	switch {
-	case b.Limit == 0:
-		b.Limit = target
-		return true
-	case tight > b.Limit && target > b.Limit:
-		b.Limit, b.LowSince = target, time.Time{}
-		return true
-	case target >= b.Limit*(1-p.ShrinkShare):
-		b.LowSince = time.Time{}
-	case b.LowSince.IsZero() || now.Before(b.LowSince):
-		b.LowSince = now
-	case now.Sub(b.LowSince) >= p.ShrinkAfter:
-		b.Limit, b.LowSince = target, time.Time{}
-		return true
+// modelInput gathers what the model is told.
+func (r *Recommender) modelInput() ModelInput {
+	in := ModelInput{
+		Drivers: r.before.Drivers, KeyBytes: math.NaN(), Members: math.NaN(), LiveHeap: r.live.highest(),
+		Watchers: r.watchers.highest(), WatchStreams: r.streams.highest(), Burst: r.burst.highest(),
+		SteadyAnon: math.NaN(), AnonPeak: math.NaN(), DBPerDay: r.dbInUse.growth(),
+		HorizonDays: r.cfg.Horizon.Hours() / 24, FileShare: r.cfg.FileShare, NodeMemory: math.NaN(), Volume: math.NaN(),
 	}
-	return false
-}
-
-// tightLimit is the limit below which it must grow now.
-func (m memoryTarget) tight(p Policy) float64 {
-	return max(m.Level+p.GrowShare*m.Headroom, m.Floor)
-}
-
-// memoryLimit settles the limit at time now and returns it, NaN without history.
-func (r *Recommender) memoryLimit(now time.Time) float64 {
-	if len(r.peaks.windows) == 0 {
-		return math.NaN()
+	if r.cfg.Members > 0 {
+		in.Members = float64(r.cfg.Members)
 	}
-	m := r.historyTarget()
-	r.band.settle(now, m.limit(r.cfg.Policy.MinLimit), m.tight(r.cfg.Policy), r.cfg.Policy)
-	return r.band.Limit
+	if r.cfg.NodeMemory > 0 {
+		in.NodeMemory = float64(r.cfg.NodeMemory)
+	}
+	if r.cfg.Volume > 0 {
+		in.Volume = float64(r.cfg.Volume)
+	}
+	if v := in.Drivers.DBInUseBytes; known(v) && known(in.Burst) {
+		// The ranges of one interval cannot hold more than the database each.
+		n := r.ranges.highest()
+		if !known(n) {
+			n = 1
+		}
+		in.Burst = min(in.Burst, v*max(1, n))
+	}
+	if r.steady && len(r.peaks.windows) > 0 {
+		in.SteadyAnon, in.AnonPeak = r.peaks.usual(), r.peaks.quantile(0.99)
+	}
+	return in
 }

@@ -77,12 +77,6 @@ type Limiter interface {
 	Limit(now time.Time) float64
 }
 
-var _ Limiter = (*Recommender)(nil)
-
-// Limit settles the memory limit of the history at time now and returns it in
-// bytes, NaN without history.
-func (r *Recommender) Limit(now time.Time) float64 { return r.memoryLimit(now) }
-
 // replayEpoch is the time of step 0: any fixed time does, since a recommender
 // sees differences only.
 var replayEpoch = time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC)
@@ -92,7 +86,7 @@ var replayEpoch = time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC)
 // above the limit is one OOM kill, of which the recommender sees the limit as
 // use; the new limit holds from the next step on.
 func Replay(series []UsageSeries, o ReplayOptions) (ReplayResult, error) {
-	return ReplayWith(series, o, func(string) (Limiter, error) { return NewRecommender(o.Config) })
+	return ReplayWith(series, o, func(name string) (Limiter, error) { return NewRecommender(o.Config, name) })
 }
 
 // ReplayWith is Replay with another recommender, made anew for each series.
