@@ -78,6 +78,9 @@ func (c *Collector) Sample(r Reading) Sample {
 		if !known(s.Drivers.PutBytes) {
 			s.Drivers.PutBytes = m.PutSize / m.Puts
 		}
+		if m.Puts == 0 {
+			s.Drivers.PutBytes = 0
+		}
 	}
 	if g := r.Cgroup; g != nil {
 		c.fromCgroup(&s, g, last.Cgroup, seconds)

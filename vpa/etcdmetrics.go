@@ -64,7 +64,16 @@ type EtcdMetrics struct {
 // ParseEtcdMetrics takes the numbers from metric families as they come from
 // etcd's /metrics; families that are missing leave NaN.
 func ParseEtcdMetrics(families map[string]*dto.MetricFamily) EtcdMetrics {
-	get := func(name string) float64 { return sumOf(families[name], nil) }
+	m := metricsOf(func(name string) float64 { return sumOf(families[name], nil) })
+	m.Drivers.Version = labelOf(families[famVersion], "server_version")
+	m.Drivers.RangesInFlight = inFlight(families, "Range", "RangeStream")
+	m.Drivers.SnapshotsSending = inFlight(families, "Snapshot")
+	return m
+}
+
+// metricsOf takes the numbers by the names of their families, NaN for what is
+// not known.
+func metricsOf(get func(name string) float64) EtcdMetrics {
 	m := EtcdMetrics{
 		Resident: get(famResident), CPU: get(famCPU), Start: get(famStart),
 		GoAnon: get(famGoSys) - get(famGoReleased), HeapAlloc: get(famGoAlloc),
@@ -79,14 +88,11 @@ func ParseEtcdMetrics(families map[string]*dto.MetricFamily) EtcdMetrics {
 	}
 	m.HeapLive = min(get(famGoNextGC)/(1+gogc/100), m.HeapAlloc)
 	d := &m.Drivers
-	d.Version = labelOf(families[famVersion], "server_version")
 	d.Keys, d.Revision, d.CompactRevision = get(famKeys), get(famRevision), get(famCompact)
 	d.AppliedEntries = get(famApplied)
 	d.WatchStreams, d.Watchers = get(famWatchStreams), get(famWatchers)
 	d.DBBytes, d.DBInUseBytes, d.QuotaBytes = get(famDB), get(famDBInUse), get(famQuota)
 	d.HeapAlloc, d.HeapGarbage = m.HeapAlloc, m.HeapAlloc-m.HeapLive
-	d.RangesInFlight = inFlight(families, "Range", "RangeStream")
-	d.SnapshotsSending = inFlight(families, "Snapshot")
 	if d.CompactRevision < 0 { // etcd's way to say never
 		d.CompactRevision = 0
 	}

@@ -9,12 +9,15 @@ import (
 // Number is a float64 whose JSON is null when it is not known (NaN or infinite).
 type Number float64
 
-// MarshalJSON writes the number, or null.
+// MarshalJSON writes the number, or null; from 1000 on it is rounded to a whole one.
 func (n Number) MarshalJSON() ([]byte, error) {
 	if !finite(float64(n)) {
 		return []byte("null"), nil
 	}
 	v := float64(n)
+	if math.Abs(v) >= 1000 { // sizes: whole bytes
+		v = math.Round(v)
+	}
 	if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
 		return strconv.AppendInt(nil, int64(v), 10), nil
 	}
@@ -41,4 +44,13 @@ func (n Number) Format(format string, unit float64) string {
 		return "–"
 	}
 	return fmt.Sprintf(format, float64(n)/unit)
+}
+
+// Bytes is the number rounded, nil when it is not known.
+func (n Number) Bytes() *int64 {
+	if !finite(float64(n)) {
+		return nil
+	}
+	v := int64(math.Round(float64(n)))
+	return &v
 }

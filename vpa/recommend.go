@@ -14,7 +14,8 @@ const fullConfidence = 14 * 24 * time.Hour
 // Recommendation is what a member's container should be given, with the reason
 // of every number. Numbers that are not known are null in JSON.
 type Recommendation struct {
-	Member         string    `json:"member"`
+	Member         string    `json:"member"` // its id
+	Name           string    `json:"name"`
 	At             time.Time `json:"at"`
 	Samples        int       `json:"samples"`
 	HistorySeconds float64   `json:"historySeconds"`
@@ -72,11 +73,11 @@ const noCPULimit = "no CPU limit: a throttled etcd misses heartbeats and loses i
 // Recommend settles the recommendation at time now. Without history every
 // number is unknown, and the words say so.
 func (r *Recommender) Recommend(now time.Time) Recommendation {
-	observed := r.peaks.observed()
+	observed := r.observed()
 	rec := Recommendation{
 		Member: r.member, At: now.UTC(), Samples: r.samples, HistorySeconds: observed.Seconds(),
 		Confidence:      Number(min(1, observed.Hours()/fullConfidence.Hours())),
-		ConfidenceWords: confidenceWords(observed), OOMs: r.events,
+		ConfidenceWords: confidenceWords(observed, r.samples), OOMs: r.events,
 	}
 	if rec.OOMs == nil {
 		rec.OOMs = []OOMEvent{}
@@ -106,13 +107,22 @@ func (r *Recommender) Recommend(now time.Time) Recommendation {
 	return rec
 }
 
-func confidenceWords(observed time.Duration) string {
+// observed is the history, gaps left out, to the second while it is short.
+func (r *Recommender) observed() time.Duration {
+	d := r.peaks.observed()
+	if span := r.last.Sub(r.first); span >= 0 && len(r.peaks.windows) <= 2 {
+		d = min(d, span)
+	}
+	return d
+}
+
+func confidenceWords(observed time.Duration, samples int) string {
 	days := observed.Hours() / 24
 	switch {
-	case observed == 0:
+	case samples == 0:
 		return "none: nothing was observed yet"
 	case days < 1:
-		return fmt.Sprintf("low: %.0f h of history, less than a day", observed.Hours())
+		return fmt.Sprintf("low: %s of history, less than a day", observed.Round(time.Second))
 	case days < 7:
 		return fmt.Sprintf("medium: %.1f days of history, less than a week", days)
 	case observed < fullConfidence:
@@ -159,6 +169,9 @@ func (r *Recommender) memoryAdvice(now time.Time, d decision) MemoryAdvice {
 	if held > limit {
 		held = limit
 		request.Words += "; no more than the limit"
+	} else if least := float64(p.MinLimit); held < least {
+		held = least
+		request.Words += "; no less than " + size(least)
 	} else if off := held - float64(request.Bytes); math.Abs(off) > mib {
 		request.Words += fmt.Sprintf("; kept at %s, since a smaller change is not worth a resize", size(held))
 	}

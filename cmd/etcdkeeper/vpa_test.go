@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
 )
 
 // usageFile writes four days of one series at 5 minutes, with a spike on the third.
@@ -86,5 +88,82 @@ func TestVPAReplay_Refuses(t *testing.T) {
 				t.Errorf("got exit code %d, %q and output %q, want %d and %q", code, stderr, stdout, tt.code, tt.want)
 			}
 		})
+	}
+}
+
+func TestVPARecommend_NoSource(t *testing.T) {
+	code, stdout, stderr := runCmd(t, "vpa", "recommend", "--endpoints", "127.0.0.1:1", "--command-timeout", "1s")
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, "nothing is recommended; tried etcd") {
+		t.Errorf("got exit code %d, %q and output %q, want 1 and what was tried", code, stderr, stdout)
+	}
+}
+
+func TestVPARecommend_Refuses(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"--format helm", `--format "helm"`},
+		{"--format manifest", "--manifest FILE"},
+		{"--manifest x", "--format manifest"},
+		{"--propose", "--propose goes with"},
+		{"--format vpa", "--target-kind StatefulSet"},
+		{"--target-kind Job", `--target-kind "Job"`},
+		{"--since 1y", "--since"},
+		{"--observe 2h", "--observe 2h"},
+		{"extra", "unknown command"},
+	} {
+		code, stdout, stderr := runCmd(t, append([]string{"vpa", "recommend"}, strings.Fields(tt.args)...)...)
+		if code != exitUsage || stdout != "" || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s: got exit code %d, %q, want 2 and %q", tt.args, code, stderr, tt.want)
+		}
+	}
+}
+
+func TestVPARecommend_Embedded(t *testing.T) {
+	e := etcdtest.Embed(t, etcdtest.EmbedOptions{})
+	dir := t.TempDir()
+	manifest := filepath.Join(dir, "etcd.yaml")
+	if err := os.WriteFile(manifest, []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: etcd}\nspec:\n  containers: [{name: etcd, image: e}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		all := append([]string{"vpa", "recommend", "--endpoints", e.Endpoint, "--proc", "", "--observe", "0s"}, args...)
+		code, stdout, stderr := runCmd(t, all...)
+		if code != exitDone {
+			t.Fatalf("%v: got exit code %d and %q, want 0", args, code, stderr)
+		}
+		return stdout
+	}
+	var got struct {
+		Memory struct {
+			Limit struct {
+				Bytes float64
+				Words string
+				Parts []any
+			}
+		}
+		Confidence float64
+		Sources    []struct{ Name string }
+	}
+	if err := json.Unmarshal([]byte(run("-w", "json")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Memory.Limit.Bytes < 64<<20 || len(got.Memory.Limit.Parts) == 0 || !strings.HasPrefix(got.Memory.Limit.Words, "limit ") || got.Confidence > 0.1 || len(got.Sources) == 0 {
+		t.Errorf("got %+v, want a limit in words with little confidence", got)
+	}
+	for _, want := range []string{"memory limit", "GOMEMLIMIT", "source etcd"} {
+		if out := run(); !strings.Contains(out, want) {
+			t.Errorf("table: got %s, want %q in it", out, want)
+		}
+	}
+	for _, f := range []string{"patch", "podresources", "checkpoint"} {
+		if out := run("--format", f); !strings.Contains(out, "memory") {
+			t.Errorf("--format %s: got %q", f, out)
+		}
+	}
+	if out := run("--format", "manifest", "--manifest", manifest, "--propose"); out != "" {
+		t.Errorf("--propose: got %q on standard output, want none", out)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, ".etcd.proposed.yaml")); err != nil || !strings.Contains(string(b), "GOMEMLIMIT") {
+		t.Errorf("the proposal: got %s, %v", b, err)
 	}
 }
