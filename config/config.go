@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/defrag"
+	"github.com/etcdkeeper/etcdkeeper/splitter"
 	"github.com/etcdkeeper/etcdkeeper/vpa"
 )
 
@@ -28,13 +29,14 @@ const (
 
 // Config is everything that etcdkeeper can be told. The zero value is not valid; Default is.
 type Config struct {
-	Etcd     cluster.Config `yaml:"etcd"`
-	Listen   Listen         `yaml:"listen"`
-	StateDir string         `yaml:"stateDir" doc:"Directory for what outlives a restart: size series and checkpoints. Empty: nothing is written."`
-	Watch    Watch          `yaml:"watch"`
-	Defrag   defrag.Config  `yaml:"defrag"`
-	VPA      vpa.Config     `yaml:"vpa"`
-	Log      Log            `yaml:"log"`
+	Etcd     cluster.Config  `yaml:"etcd"`
+	Listen   Listen          `yaml:"listen"`
+	StateDir string          `yaml:"stateDir" doc:"Directory for what outlives a restart: size series and checkpoints. Empty: nothing is written."`
+	Watch    Watch           `yaml:"watch"`
+	Defrag   defrag.Config   `yaml:"defrag"`
+	Split    splitter.Config `yaml:"split"`
+	VPA      vpa.Config      `yaml:"vpa"`
+	Log      Log             `yaml:"log"`
 }
 
 // Listen is where the daemon serves.
@@ -63,6 +65,7 @@ func Default() Config {
 		Listen: Listen{Address: DefaultListen, ProbeAddress: DefaultProbeListen},
 		Watch:  Watch{Interval: DefaultWatchInterval},
 		Defrag: defrag.DefaultConfig(),
+		Split:  splitter.DefaultConfig(),
 		VPA:    vpa.DefaultConfig(),
 		Log:    Log{Level: "info", Format: "text"},
 	}
@@ -80,6 +83,7 @@ func (c Config) Validate() error {
 	section("listen", c.Listen.Validate())
 	section("watch", c.Watch.Validate())
 	section("defrag", c.Defrag.Validate())
+	section("split", c.Split.Validate())
 	section("vpa", c.VPA.Validate())
 	section("log", c.Log.Validate())
 	return errors.Join(errs...)

@@ -45,6 +45,7 @@ type part struct {
 var parts = []part{
 	{"watch", setUpWatch},
 	{"defrag", setUpDefrag},
+	{"split", setUpSplit},
 }
 
 type page struct {

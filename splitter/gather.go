@@ -31,25 +31,6 @@ type GatherOptions struct {
 	HTTP      *http.Client
 }
 
-// GatherFile reads the evidence of a snapshot file or a stopped member's database: sizes and, as far as its history
-// reaches, rates.
-func GatherFile(ctx context.Context, path string, o GatherOptions) (Evidence, error) {
-	f, err := keyspace.OpenFile(path)
-	if err != nil {
-		return Evidence{}, err
-	}
-	defer f.Close()
-	e, err := Scan(ctx, f, keyspace.NewLayout(o.Prefix), ScanOptions{History: true, CompactRevision: f.Info().CompactRevision, EventTTL: o.EventTTL})
-	if err != nil {
-		return e, fmt.Errorf("read snapshot %s: %w", path, err)
-	}
-	e.Stress.DBSizeBytes = figure(float64(f.Size()), FromSnapshot, Exact)
-	if history := e.history(); history == 0 {
-		e.note("the file has no history: it was compacted to its last revision")
-	}
-	return e, nil
-}
-
 // history is the retained revisions that are not live.
 func (e Evidence) history() float64 {
 	n := 0.0
@@ -253,3 +234,7 @@ func wait(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 }
+
+// DaemonRate is the scan's limit in the daemon, in bytes/s: a database of 8 GiB takes seven minutes, and no member
+// notices.
+const DaemonRate = 20 << 20

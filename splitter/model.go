@@ -13,7 +13,7 @@ type Prediction struct {
 	DBSizeBytes         *int64   `json:"dbSizeBytes"` // of a member, defragmented once and grown to its steady state
 	QuotaBytes          *int64   `json:"quotaBytes"`
 	Keys                *int64   `json:"keys"`
-	Revisions           *int64   `json:"revisions"` // retained at most: what a compaction walks
+	Revisions           *int64   `json:"revisions"` // retained at most, after two compaction intervals
 	WritesPerSecond     *float64 `json:"writesPerSecond"`
 	RevisionsPerSecond  *float64 `json:"revisionsPerSecond"`
 	CompactionSeconds   *float64 `json:"compactionSeconds"`
@@ -57,7 +57,7 @@ func newModel(e Evidence, p Policy) model {
 		m.totalWrites += r.WritesPerSecond.Or(0)
 		m.revisionRate += revisionRate(r)
 		bytes += m.stored(r, 1.5)
-		revisions += m.retained(r, 1.5)
+		revisions += m.retained(r, 1)
 	}
 	m.totalWrites += e.Unattributed.Or(0)
 	if e.RevisionsPerSecond != nil {
@@ -146,12 +146,19 @@ func (m model) after(name string) (main, shard Prediction) {
 	if sizes {
 		keys, revisions := int64(r.Keys.Or(0)), int64(m.retained(r, 2))
 		shard.Keys, shard.Revisions = &keys, &revisions
+		if used := m.e.Stress.DBSizeInUseBytes; used != nil && m.scale == 1 {
+			// What the scan does not explain stays in main.
+			mainBytes = max(mainBytes, used.Value-emptyDatabase-m.footprint(r))
+		}
 		mb, sb := int64(emptyDatabase+mainBytes), int64(emptyDatabase+m.footprint(r))
 		main.DBSizeBytes, shard.DBSizeBytes = &mb, &sb
-		shard.CompactionSeconds = m.compaction(revisions)
-		if main.Revisions != nil {
-			main.CompactionSeconds = m.compaction(*main.Revisions)
+		var walked float64
+		for _, x := range m.e.Resources {
+			if x.Resource != name {
+				walked += m.retained(x, 1)
+			}
 		}
+		main.CompactionSeconds, shard.CompactionSeconds = m.compaction(walked), m.compaction(m.retained(r, 1))
 		quota := m.shardQuota(sb)
 		shard.QuotaBytes = &quota
 		main.QuotaHorizonSeconds = m.horizon(main)
@@ -159,9 +166,10 @@ func (m model) after(name string) (main, shard Prediction) {
 	return main, shard
 }
 
-// compaction is the time to walk the retained revisions.
-func (m model) compaction(revisions int64) *float64 {
-	s := math.Ceil(float64(revisions)/compactBatch) * m.perBatch
+// compaction is the time of one compaction. It walks the revisions up to the one it compacts to, which is an interval
+// old: what lived then, and the history of one interval.
+func (m model) compaction(revisions float64) *float64 {
+	s := math.Ceil(revisions/compactBatch) * m.perBatch
 	return &s
 }
 

@@ -113,6 +113,7 @@ type candidate struct {
 	rules      []Rule
 	writeShare *float64
 	sizeShare  *float64
+	byLoad     bool
 }
 
 // judge applies the three reasons for a move to one resource.
@@ -173,7 +174,7 @@ func judge(e Evidence, p Policy, m model, name string, stress RuleState) candida
 func (c *candidate) decide(load RuleState, writes, size, horizon Rule, stress RuleState) {
 	switch {
 	case load == Met:
-		c.verdict = Split
+		c.verdict, c.byLoad = Split, true
 		c.reason = fmt.Sprintf("%s are %s of the writes (threshold %s) and the main cluster is under stress", c.resource, percent(*writes.Value), percent(writes.Threshold))
 	case size.State == Met:
 		c.verdict = Split
@@ -203,8 +204,12 @@ func (c *candidate) decide(load RuleState, writes, size, horizon Rule, stress Ru
 	}
 }
 
-// choose takes the resource to move: the first of the policy that passes, unless another one passes with at least
-// twice its share of the writes, or of the size where no writes are known.
+// clearlyBetter is how much larger a later resource's share must be to be named instead of an earlier one: leases and
+// pods need every API server stopped at once, events do not.
+const clearlyBetter = 1.5
+
+// choose takes the resource to move: the first of the policy that passes, unless another one passes with a clearly
+// larger share of the writes or of the quota.
 func choose(cs []candidate) candidate {
 	if len(cs) == 0 {
 		return candidate{verdict: NotEnoughEvidence, reason: "no resource is to be judged"}
@@ -214,7 +219,7 @@ func choose(cs []candidate) candidate {
 		if c.verdict != Split {
 			continue
 		}
-		if best < 0 || c.weight() >= 2*cs[best].weight() {
+		if best < 0 || c.weight() >= clearlyBetter*cs[best].weight() {
 			best = i
 		}
 	}
@@ -233,15 +238,15 @@ func choose(cs []candidate) candidate {
 	return out
 }
 
+// weight is the share that the candidate passes by: of the writes where load is the reason, else of the quota.
 func (c candidate) weight() float64 {
-	w := 0.0
-	if c.writeShare != nil {
-		w = *c.writeShare
+	switch {
+	case c.byLoad && c.writeShare != nil:
+		return *c.writeShare
+	case c.sizeShare != nil:
+		return *c.sizeShare
 	}
-	if c.sizeShare != nil {
-		w = max(w, *c.sizeShare)
-	}
-	return w
+	return 0
 }
 
 // judgeStress compares the members' latencies with the objectives: any one above is stress.

@@ -12,6 +12,7 @@ func newSplitCmd(a *app) *cobra.Command {
 	}
 	cmd.AddCommand(
 		newSplitLintCmd(a),
+		newSplitRecommendCmd(a),
 	)
 	return cmd
 }

@@ -1,0 +1,85 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster/forecast"
+	"github.com/etcdkeeper/etcdkeeper/schedule"
+	"github.com/etcdkeeper/etcdkeeper/splitter"
+)
+
+// splitTimeout bounds one sample: a scan of the largest keyspace that etcd allows takes minutes.
+const splitTimeout = 15 * time.Minute
+
+// setUpSplit makes the task that samples the write load and judges a split on what was gathered over time.
+func setUpSplit(h *Host) (func(Env) ([]Task, error), error) {
+	metrics := splitter.NewMetrics(h.Registry)
+	var latest atomic.Pointer[splitter.Proposal]
+	h.Status("split", func() any {
+		p := latest.Load()
+		if p == nil {
+			return nil
+		}
+		return struct {
+			Verdict   splitter.Verdict `json:"verdict"`
+			Resources []string         `json:"resources"`
+			Reason    string           `json:"reason"`
+			Taken     time.Time        `json:"taken"`
+			Window    *splitter.Figure `json:"windowSeconds"`
+		}{p.Verdict, p.Resources, p.Reason, p.Evidence.Taken, p.Evidence.WindowSeconds}
+	})
+	var mu sync.Mutex
+	var history splitter.History
+	loaded := false
+	return func(e Env) ([]Task, error) {
+		c := e.Config.Split
+		if !c.Enabled {
+			return nil, nil
+		}
+		run := func(ctx context.Context) error {
+			sample, err := splitter.Gather(ctx, e.Cluster, splitter.GatherOptions{
+				Prefix: c.Prefix, EventTTL: c.Policy.EventTTL, Observe: splitter.DefaultObserve, Rate: splitter.DaemonRate,
+				DataDir: e.Config.Etcd.MemberDataDir,
+			})
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			dir := e.Config.StateDir
+			var broken error
+			if dir != "" && !loaded {
+				history, broken = splitter.LoadHistory(dir)
+			}
+			loaded = true
+			history.Add(sample, c.Keep)
+			whole, _ := history.Evidence()
+			if f := h.Watch.Forecast(); whole.Stress.QuotaHorizonSeconds == nil {
+				whole.Stress.QuotaHorizonSeconds = horizon(f)
+			}
+			p := splitter.Propose(whole, c.Policy)
+			latest.Store(&p)
+			metrics.Set(p)
+			h.Log.Info("split judged", "verdict", p.Verdict, "resources", p.Resources, "reason", p.Reason)
+			if dir != "" {
+				if err := history.Save(dir); err != nil {
+					return errors.Join(broken, fmt.Errorf("keep the evidence: %w", err))
+				}
+			}
+			return broken
+		}
+		return []Task{{Name: "split", When: schedule.Every(c.Interval), AtStart: true, Timeout: splitTimeout, Jitter: 10 * time.Second, Run: run}}, nil
+	}, nil
+}
+
+func horizon(f forecast.Forecast) *splitter.Figure {
+	if f.QuotaExhaustionSeconds == nil {
+		return nil
+	}
+	return &splitter.Figure{Value: *f.QuotaExhaustionSeconds, Source: splitter.FromModel, Confidence: splitter.Estimated}
+}
