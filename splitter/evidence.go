@@ -148,7 +148,7 @@ func (e *Evidence) sort() {
 
 // rank orders sources by how well they know a rate of writes.
 func rank(s Source) int {
-	return slices.Index([]Source{FromWAL, FromWatch, FromSnapshot, FromAPIServer, FromScan}, s)
+	return slices.Index([]Source{FromModel, FromScan, FromAPIServer, FromSnapshot, FromWatch, FromWAL}, s)
 }
 
 // Merge fills what e does not know from other, and replaces a rate by a surer one. Sizes are taken from the side that
@@ -160,7 +160,7 @@ func (e *Evidence) Merge(other Evidence) {
 		}
 	}
 	better := func(a **Figure, b *Figure) {
-		if *a == nil || b != nil && rank(b.Source) >= 0 && rank(b.Source) < rank((*a).Source) {
+		if *a == nil || b != nil && rank(b.Source) > rank((*a).Source) {
 			*a = b
 		}
 	}
@@ -184,7 +184,7 @@ func (e *Evidence) Merge(other Evidence) {
 	if w := e.WindowSeconds; w != nil {
 		for i := range e.Resources {
 			r := &e.Resources[i]
-			if r.WritesPerSecond != nil && r.WritesPerSecond.Source != w.Source && rank(w.Source) >= 0 {
+			if r.WritesPerSecond != nil && r.WritesPerSecond.Source != w.Source {
 				r.WritesPerSecond, r.WriteBytesPerSecond = figure(0, w.Source, Measured), figure(0, w.Source, Measured)
 				r.CreatesPerSecond, r.DeletesPerSecond = figure(0, w.Source, Measured), figure(0, w.Source, Measured)
 			}

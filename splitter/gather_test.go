@@ -1,0 +1,230 @@
+package splitter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
+)
+
+// leaseValue is a Lease in storage encoding, renewed at t.
+func leaseValue(tb testing.TB, t time.Time) string {
+	tb.Helper()
+	l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: t}}}
+	raw, err := l.Marshal()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return "k8s\x00" + string(append([]byte{0x12, byte(len(raw))}, raw...))
+}
+
+func TestRenewTime(t *testing.T) {
+	want := time.Unix(1_700_000_000, 123_000_000)
+	if got, ok := renewTime([]byte(leaseValue(t, want))); !ok || !got.Equal(want) {
+		t.Errorf("got %v %v, want %v", got, ok, want)
+	}
+	for _, bad := range []string{"", "k8s", "k8s\x00", "k8s\x00\x12", "{}", "k8s:enc:aescbc:v1:key:xxxxxxxx"} {
+		if _, ok := renewTime([]byte(bad)); ok {
+			t.Errorf("%q: got a time", bad)
+		}
+	}
+}
+
+// writeLoad writes one round: a node's lease renewed ten seconds after the last round's, two events, a pod, and a
+// secret deleted.
+func writeLoad(t *testing.T, c *clientv3.Client, lease clientv3.LeaseID, round int, at time.Time) {
+	t.Helper()
+	ctx := context.Background()
+	value := strings.Repeat("v", 900)
+	ops := []clientv3.Op{
+		clientv3.OpPut("/registry/leases/kube-node-lease/node-1", leaseValue(t, at.Add(time.Duration(round)*10*time.Second))),
+		clientv3.OpPut(fmt.Sprintf("/registry/events/ci/runner-%05d.17a%x", round, round), value, clientv3.WithLease(lease)),
+		clientv3.OpPut(fmt.Sprintf("/registry/events/ci/runner-%05d.17b%x", round, round), value, clientv3.WithLease(lease)),
+		clientv3.OpPut("/registry/pods/ci/runner", value),
+		clientv3.OpPut("/registry/secrets/ci/s", value),
+		clientv3.OpDelete("/registry/secrets/ci/s"),
+		clientv3.OpPut("/registry/kyverno.io/policies/ci/p", value),
+	}
+	for _, op := range ops {
+		// As kube-apiserver writes: in a transaction.
+		if _, err := c.Txn(ctx).Then(op).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestGather(t *testing.T) {
+	m := etcdtest.Embed(t, etcdtest.EmbedOptions{QuotaBytes: 64 << 20})
+	c := m.Client(t)
+	grant, err := c.Grant(context.Background(), 3600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := time.Unix(1_700_000_000, 0)
+	var rounds atomic.Int64
+	for range 61 {
+		writeLoad(t, c, grant.ID, int(rounds.Add(1)), base)
+	}
+	cfg := cluster.DefaultConfig()
+	cfg.Endpoints = []string{m.Endpoint}
+	cl, err := cluster.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+
+	t.Run("log", func(t *testing.T) {
+		e, err := Gather(context.Background(), cl, GatherOptions{EventTTL: time.Hour, DataDir: m.DataDir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// 61 rounds, 10 s apart by the lease's own clock: 600 s.
+		if w := e.WindowSeconds; w == nil || w.Source != FromWAL || w.Value < 590 || w.Value > 640 {
+			t.Errorf("got a window of %+v", w)
+		}
+		for name, want := range map[string]float64{"events": 122, "leases.coordination.k8s.io": 61, "pods": 61, "secrets": 122, "policies.kyverno.io": 61} {
+			got := e.find(name).WritesPerSecond.Or(0) * e.WindowSeconds.Or(0)
+			if got < want-0.01 || got > want+0.01 {
+				t.Errorf("%s: got %g writes, want %g", name, got, want)
+			}
+		}
+		if k := e.find("events").Keys.Or(0); k != 122 {
+			t.Errorf("got %g events", k)
+		}
+		if e.find("policies.kyverno.io").Movable || !e.find("events").Movable || !e.find("leases.coordination.k8s.io").Movable {
+			t.Error("movable is wrong")
+		}
+		if n := e.Noisy; len(n) != 1 || n[0].Stem != "runner" || n[0].Namespace != "ci" || n[0].Share != 1 {
+			t.Errorf("got noisy sources %+v", n)
+		}
+		s := e.Stress
+		if s.DBSizeBytes.Or(0) == 0 || s.QuotaBytes.Or(0) != 64<<20 || s.FsyncP99Seconds == nil || s.CommitP99Seconds == nil {
+			t.Errorf("got stress %+v", s)
+		}
+		if p := Propose(e, DefaultPolicy()); p.Verdict == "" || len(p.CannotMove) != 1 {
+			t.Errorf("got %+v", p)
+		}
+	})
+	load := func(ctx context.Context) {
+		for ctx.Err() == nil {
+			writeLoad(t, c, grant.ID, int(rounds.Add(1)), base)
+		}
+	}
+	t.Run("watch", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); load(ctx) }()
+		e, err := Gather(context.Background(), cl, GatherOptions{Watch: 2 * time.Second})
+		cancel()
+		<-done
+		if err != nil {
+			t.Fatal(err)
+		}
+		ev, pods := e.find("events").WritesPerSecond, e.find("pods").WritesPerSecond
+		if ev == nil || ev.Source != FromWatch || ev.Value < 1.9*pods.Value || ev.Value > 2.1*pods.Value {
+			t.Errorf("got %+v events and %+v pods a second, want twice as many", ev, pods)
+		}
+	})
+	t.Run("observe", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); load(ctx) }()
+		e, err := Gather(context.Background(), cl, GatherOptions{Observe: 2 * time.Second})
+		cancel()
+		<-done
+		if err != nil {
+			t.Fatal(err)
+		}
+		ev := e.find("events")
+		if ev.CreatesPerSecond.Or(0) == 0 || ev.CreatesPerSecond.Confidence != Estimated || e.RevisionsPerSecond.Or(0) <= ev.CreatesPerSecond.Value {
+			t.Errorf("got %+v, %+v", ev.CreatesPerSecond, e.RevisionsPerSecond)
+		}
+	})
+	t.Run("unreadable log", func(t *testing.T) {
+		e, err := Gather(context.Background(), cl, GatherOptions{DataDir: filepath.Join(t.TempDir(), "encrypted")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(strings.Join(e.Notes, " "), "write-ahead log was not read") {
+			t.Errorf("got notes %q", e.Notes)
+		}
+	})
+	t.Run("snapshot", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "snapshot.db")
+		snapshot(t, c, path)
+		e, err := GatherFile(context.Background(), path, GatherOptions{EventTTL: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := float64(rounds.Load())
+		pods := e.find("pods")
+		if pods.Keys.Or(0) != 1 || pods.Revisions.Or(0) != n || pods.WritesPerSecond.Or(0)*e.WindowSeconds.Or(0) < n-0.01 {
+			t.Errorf("got %+v of %g rounds in %+v", pods, n, e.WindowSeconds)
+		}
+		s := e.find("secrets")
+		if s.Keys.Or(0) != 0 || s.Revisions.Or(0) != 2*n || s.DeletesPerSecond.Or(0)*e.WindowSeconds.Or(0) < n-0.01 {
+			t.Errorf("got secrets %+v", s)
+		}
+	})
+	t.Run("snapshot without history", func(t *testing.T) {
+		got, err := c.Get(context.Background(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Compact(context.Background(), got.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "snapshot.db")
+		snapshot(t, c, path)
+		e, err := GatherFile(context.Background(), path, GatherOptions{EventTTL: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(strings.Join(e.Notes, " "), "no history") || e.find("pods").WritesPerSecond != nil {
+			t.Errorf("got notes %q, pods %+v", e.Notes, e.find("pods").WritesPerSecond)
+		}
+		if f := e.find("events").CreatesPerSecond; f == nil || f.Source != FromModel {
+			t.Errorf("got %+v, want the rate by Little's law", f)
+		}
+	})
+}
+
+func snapshot(t *testing.T, c *clientv3.Client, path string) {
+	t.Helper()
+	r, err := c.Snapshot(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadFrom(r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStem(t *testing.T) {
+	for in, want := range map[string]string{
+		"web-7d4b9c6f5-x2x4q.17f3a": "web", "runner-00012.1a": "runner", "node-1.17": "node", "kube-scheduler.17": "kube-scheduler",
+		"nginx.17": "nginx", "plain": "plain", ".x": ".x",
+	} {
+		if got := string(stem([]byte(in))); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
