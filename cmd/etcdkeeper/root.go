@@ -67,6 +67,7 @@ func newRootCmd(a *app) *cobra.Command {
 	a.globalFlags(root)
 	// One line a command, in alphabetical order.
 	root.AddCommand(
+		newCleanCmd(a),
 		newConfigCmd(a),
 		newDefragCmd(a),
 		newPauseCmd(a),

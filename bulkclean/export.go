@@ -1,0 +1,205 @@
+package bulkclean
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	cbor "k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/atomicfile"
+)
+
+const exportVersion = 1
+
+// ExportHead is the first line of an export.
+type ExportHead struct {
+	Type          string    `json:"type"` // export
+	Version       int       `json:"version"`
+	Plan          string    `json:"plan"` // Plan.ID
+	Kind          string    `json:"kind"`
+	ClusterID     *string   `json:"clusterId"`
+	KubeSystemUID *string   `json:"kubeSystemUid"`
+	Registry      string    `json:"registry"`
+	Made          time.Time `json:"made"`
+}
+
+// Exported is the line of one object, as it was just before it was deleted.
+type Exported struct {
+	Type           string `json:"type"` // object
+	Key            string `json:"key"`
+	Value          []byte `json:"value"` // base64
+	CreateRevision int64  `json:"createRevision"`
+	ModRevision    int64  `json:"modRevision"`
+	Version        int64  `json:"version"`
+	Lease          int64  `json:"lease"`
+	// FromAPI marks a value in the API server's encoding: it cannot be put back byte by byte.
+	FromAPI bool `json:"fromApi,omitempty"`
+	// YAML is for people; empty where the value cannot be read.
+	YAML string `json:"yaml"`
+}
+
+// exporter appends objects to an export file.
+type exporter struct {
+	path string
+	file *os.File
+	w    *bufio.Writer
+	enc  *json.Encoder
+}
+
+// openExport opens or begins the export of p in dir. A torn last line is cut off; the objects of a batch that was
+// exported and not deleted are exported again.
+func openExport(dir string, p *Plan, kind *Kind, now time.Time) (*exporter, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the export's directory: %w", err)
+	}
+	path := filepath.Join(dir, "export-"+p.ID+".jsonl")
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the export: %w", err)
+	}
+	size, err := wholeLines(file)
+	if err == nil {
+		err = file.Truncate(size)
+	}
+	if err == nil {
+		_, err = file.Seek(size, io.SeekStart)
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("open the export: %w", err)
+	}
+	w := bufio.NewWriterSize(file, 256<<10)
+	x := &exporter{path: path, file: file, w: w, enc: json.NewEncoder(w)}
+	if size == 0 {
+		h := &p.Head
+		err := errors.Join(x.enc.Encode(ExportHead{Type: "export", Version: exportVersion, Plan: p.ID, Kind: kind.Name, ClusterID: h.ClusterID,
+			KubeSystemUID: h.KubeSystemUID, Registry: h.Selector.Registry, Made: now.UTC()}), x.sync(), atomicfile.SyncDir(dir))
+		if err != nil {
+			file.Close()
+			return nil, fmt.Errorf("begin the export: %w", err)
+		}
+	}
+	return x, nil
+}
+
+// wholeLines is the length of the file without a torn last line.
+func wholeLines(f *os.File) (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	end := st.Size()
+	buf := make([]byte, 64<<10)
+	for end > 0 {
+		n := min(int64(len(buf)), end)
+		if _, err := f.ReadAt(buf[:n], end-n); err != nil {
+			return 0, err
+		}
+		for i := n - 1; i >= 0; i-- {
+			if buf[i] == '\n' {
+				return end - n + i + 1, nil
+			}
+		}
+		end -= n
+	}
+	return 0, nil
+}
+
+func (x *exporter) add(it *Item) error {
+	err := x.enc.Encode(Exported{Type: "object", Key: it.Key, Value: it.Value, CreateRevision: it.CreateRevision, ModRevision: it.ModRevision,
+		Version: it.Version, Lease: it.Lease, FromAPI: it.FromAPI, YAML: readable(it.Value)})
+	if err != nil {
+		return fmt.Errorf("export %s: %w", it.Key, err)
+	}
+	return nil
+}
+
+// sync makes everything that was added durable.
+func (x *exporter) sync() error {
+	if err := x.w.Flush(); err != nil {
+		return fmt.Errorf("write the export: %w", err)
+	}
+	if err := syscall.Fdatasync(int(x.file.Fd())); err != nil {
+		return fmt.Errorf("sync the export: %w", err)
+	}
+	return nil
+}
+
+func (x *exporter) close() error { return errors.Join(x.w.Flush(), x.file.Close()) }
+
+// readable is the value in YAML without its managedFields, which nobody reads; empty where the value cannot be read.
+func readable(value []byte) string {
+	text, err := storedJSON(value)
+	if err != nil {
+		return ""
+	}
+	out, err := toYAML(text)
+	if err != nil {
+		return ""
+	}
+	return out
+}
+
+// storedJSON is a stored object in JSON, with its kind and version, without managedFields.
+func storedJSON(value []byte) ([]byte, error) {
+	var v map[string]any
+	switch {
+	case bytes.HasPrefix(value, protobufMagic):
+		return storedProtobuf(value)
+	case bytes.HasPrefix(value, cborMagic):
+		if err := cbor.Unmarshal(value, &v); err != nil {
+			return nil, fmt.Errorf("CBOR: %w", err)
+		}
+	case len(value) > 0 && value[0] == '{':
+		dec := json.NewDecoder(bytes.NewReader(value))
+		dec.UseNumber()
+		if err := dec.Decode(&v); err != nil {
+			return nil, fmt.Errorf("JSON: %w", err)
+		}
+	default:
+		return nil, errEncrypted
+	}
+	if m, ok := v["metadata"].(map[string]any); ok {
+		delete(m, "managedFields")
+	}
+	return json.Marshal(v)
+}
+
+func storedProtobuf(value []byte) ([]byte, error) {
+	var u runtime.Unknown
+	if err := u.Unmarshal(value[len(protobufMagic):]); err != nil {
+		return nil, fmt.Errorf("protobuf envelope: %w", err)
+	}
+	var obj interface {
+		Unmarshal([]byte) error
+		metav1.Object
+	}
+	t := metav1.TypeMeta{APIVersion: u.APIVersion, Kind: u.Kind}
+	switch u.Kind {
+	case "Job":
+		obj = &batchv1.Job{TypeMeta: t}
+	case "Pod":
+		obj = &corev1.Pod{TypeMeta: t}
+	case "Event":
+		obj = &corev1.Event{TypeMeta: t}
+	default:
+		return nil, fmt.Errorf("kind %q is not known", u.Kind)
+	}
+	if err := obj.Unmarshal(u.Raw); err != nil {
+		return nil, fmt.Errorf("%s: %w", u.Kind, err)
+	}
+	obj.SetManagedFields(nil)
+	return json.Marshal(obj)
+}
