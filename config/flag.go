@@ -15,11 +15,7 @@ func AddFlag(fs *pflag.FlagSet, name, path string) *pflag.Flag {
 		panic("no configuration key " + path)
 	}
 	v := &flagValue{key: k, text: k.Format(k.Default)}
-	doc := strings.TrimSuffix(k.Doc, ".")
-	f := fs.VarPF(v, name, "", strings.ToLower(doc[:1])+doc[1:])
-	if strings.HasPrefix(doc, "CA ") || strings.HasPrefix(doc, "URL") {
-		f.Usage = doc
-	}
+	f := fs.VarPF(v, name, "", usage(k.Doc))
 	if k.Type.Kind() == reflect.Bool {
 		f.NoOptDefVal = "true"
 	}
@@ -28,6 +24,19 @@ func AddFlag(fs *pflag.FlagSet, name, path string) *pflag.Flag {
 	}
 	f.Annotations[keyAnnotation] = []string{path}
 	return f
+}
+
+// usage is the first sentence of a doc, in the manner of flags.
+func usage(doc string) string {
+	if doc == "" {
+		return ""
+	}
+	first, _, _ := strings.Cut(doc, ". ")
+	first = strings.TrimSuffix(first, ".")
+	if len(first) > 1 && strings.ToUpper(first[:2]) == first[:2] { // an abbreviation
+		return first
+	}
+	return strings.ToLower(first[:1]) + first[1:]
 }
 
 const keyAnnotation = "etcdkeeper-config-key"

@@ -66,6 +66,9 @@ func (a *app) run(cmd *cobra.Command) error {
 	if err != nil {
 		return withCode(exitUsage, fmt.Errorf("bad configuration:\n%w", err))
 	}
+	if err := forgetStartupPages(); err != nil {
+		a.log.Debug("the executable's pages stay resident", "err", err)
+	}
 	ctx := cmd.Context()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
