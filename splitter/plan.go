@@ -56,36 +56,35 @@ const (
 
 // Plan is a split that can be carried out. It is data: WriteTo makes the files of it.
 type Plan struct {
-	Version       int         `json:"version"`
-	Resources     []string    `json:"resources"` // group/resource
-	Name          string      `json:"name"`      // of the shard: etcd-events
-	Installer     Installer   `json:"installer"`
-	Hosts         []Host      `json:"hosts"`
-	Override      string      `json:"override"` // the value of --etcd-servers-overrides
-	MainServers   []string    `json:"mainServers"`
-	ShardServers  []string    `json:"shardServers"`
-	EtcdVersion   string      `json:"etcdVersion"`
-	QuotaBytes    int64       `json:"quotaBytes"`
-	MemoryBytes   int64       `json:"memoryBytes"`
-	CPUMillis     int64       `json:"cpuMillis"`
-	VolumeBytes   int64       `json:"volumeBytes"`
-	InitialMember string      `json:"initialCluster"`
-	Token         string      `json:"initialClusterToken"`
-	DataDir       string      `json:"dataDir"`
-	PKIDir        string      `json:"pkiDir"`
-	ClientPort    int         `json:"clientPort"`
-	PeerPort      int         `json:"peerPort"`
-	Verdict       Verdict     `json:"verdict"`
-	Reason        string      `json:"reason"`
-	Before        Prediction  `json:"before"`
-	Main          Prediction  `json:"main"`
-	Shard         Prediction  `json:"shard"`
-	EventTTL      float64     `json:"eventTTLSeconds"`
-	Rolling       bool        `json:"rolling"` // API servers are restarted one by one; else all are stopped together
-	Notes         []string    `json:"notes"`
-	Findings      []Finding   `json:"findings"` // of the linter, about the override
+	Version        int        `json:"version"`
+	Resources      []string   `json:"resources"` // group/resource
+	Name           string     `json:"name"`      // of the shard: etcd-events
+	Installer      Installer  `json:"installer"`
+	Hosts          []Host     `json:"hosts"`
+	Override       string     `json:"override"` // the value of --etcd-servers-overrides
+	MainServers    []string   `json:"mainServers"`
+	ShardServers   []string   `json:"shardServers"`
+	EtcdVersion    string     `json:"etcdVersion"`
+	QuotaBytes     int64      `json:"quotaBytes"`
+	MemoryBytes    int64      `json:"memoryBytes"`
+	CPUMillis      int64      `json:"cpuMillis"`
+	VolumeBytes    int64      `json:"volumeBytes"`
+	InitialCluster string     `json:"initialCluster"`
+	Token          string     `json:"initialClusterToken"`
+	DataDir        string     `json:"dataDir"`
+	PKIDir         string     `json:"pkiDir"`
+	ClientPort     int        `json:"clientPort"`
+	PeerPort       int        `json:"peerPort"`
+	Verdict        Verdict    `json:"verdict"`
+	Reason         string     `json:"reason"`
+	Before         Prediction `json:"before"`
+	Main           Prediction `json:"main"`
+	Shard          Prediction `json:"shard"`
+	EventTTL       float64    `json:"eventTTLSeconds"`
+	Rolling        bool       `json:"rolling"` // API servers are restarted one by one; else all are stopped together
+	Notes          []string   `json:"notes"`
+	Findings       []Finding  `json:"findings"` // of the linter, about the override
 }
-
 
 const planVersion = 1
 
@@ -126,7 +125,7 @@ func NewPlan(e Evidence, p Policy, o PlanOptions) (*Plan, error) {
 		plan.ShardServers = append(plan.ShardServers, fmt.Sprintf("https://%s", hostPort(h.Address, o.ClientPort)))
 		initial = append(initial, fmt.Sprintf("%s=https://%s", plan.member(h), hostPort(h.Address, o.PeerPort)))
 	}
-	plan.InitialMember = strings.Join(initial, ",")
+	plan.InitialCluster = strings.Join(initial, ",")
 	for _, gr := range moved {
 		overrides = append(overrides, Override{Resource: gr.String(), Servers: plan.ShardServers})
 	}

@@ -83,7 +83,7 @@ func (p *Plan) Pod(h Host) *corev1.Pod {
 		"--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer,
 		"--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=" + p.InitialMember,
+		"--initial-cluster=" + p.InitialCluster,
 		"--initial-cluster-token=" + p.Token,
 		"--initial-cluster-state=new",
 		fmt.Sprintf("--listen-metrics-urls=http://127.0.0.1:%d", shardMetricsPort),

@@ -115,7 +115,7 @@ set above main's and marked as compacted, so every client lists anew.
 etcdctl --endpoints {{index .MainServers 0}} snapshot save main.db
 {{- range .Hosts}}
 etcdkeeper split prepare --snapshot main.db --resources {{$.PrepareResources}} --data-dir {{$.Name}}-{{.Name}}.data \
-  --name {{$.Member .}} --initial-cluster '{{$.InitialMember}}' \
+  --name {{$.Member .}} --initial-cluster '{{$.InitialCluster}}' \
   --initial-cluster-token {{$.Token}} --initial-advertise-peer-urls {{$.Peer .}}{{if $.MainServers}} --endpoints {{join $.MainServers ","}}{{end}}
 {{- end}}
 ` + "```" + `

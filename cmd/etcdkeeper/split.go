@@ -12,6 +12,8 @@ func newSplitCmd(a *app) *cobra.Command {
 	}
 	cmd.AddCommand(
 		newSplitLintCmd(a),
+		newSplitPlanCmd(a),
+		newSplitPrepareCmd(a),
 		newSplitRecommendCmd(a),
 	)
 	return cmd
