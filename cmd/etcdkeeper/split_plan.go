@@ -85,7 +85,7 @@ func newSplitPlanCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(res, func(w io.Writer) error { return planTable(w, res) })
+			return a.print(res, func(w io.Writer) error { return splitPlanTable(w, res) })
 		},
 	}
 	f.add(cmd)
@@ -158,7 +158,7 @@ func writePlan(p *splitter.Plan, dir string) (planResult, error) {
 	return res, nil
 }
 
-func planTable(w io.Writer, p planResult) error {
+func splitPlanTable(w io.Writer, p planResult) error {
 	fmt.Fprintf(w, "verdict: %s\n  %s\n\n--etcd-servers-overrides='%s'\n\n", p.Verdict, p.Reason, p.Override)
 	for _, r := range [][]string{
 		{"resources", strings.Join(p.Resources, ", ")},
