@@ -1,0 +1,42 @@
+# make deploy-generate  copies the rules and the dashboard to where the chart and kustomize want them
+# make deploy-check     checks everything under deploy/: with helm, kustomize, promtool, a real kube-apiserver, a real
+#                       Prometheus beside real etcd servers. make ci runs the same tests among those on real servers.
+# make release          binaries for every platform, SBOM and checksums in dist/; publishes nothing
+# make image            the container image, by docker buildx
+
+.PHONY: deploy-generate deploy-check release image
+
+DOCS_TARGETS += deploy-generate
+
+deploy-generate:
+	cp deploy/prometheus/rules.yaml deploy/helm/etcdkeeper/files/rules.yaml
+	cp deploy/grafana/etcdkeeper.json deploy/helm/etcdkeeper/files/dashboard.json
+	cp deploy/grafana/etcdkeeper.json deploy/kustomize/monitoring/dashboard.json
+	{ printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: etcdkeeper\nspec:\n'; \
+	  sed -n '/^groups:/,$$s/^/  /p' deploy/prometheus/rules.yaml; } > deploy/kustomize/monitoring/prometheusrule.yaml
+
+deploy-check:
+	$(GO) test -count=1 -timeout $(REAL_TIMEOUT) ./test/deploy/...
+
+PLATFORMS ?= linux/amd64 linux/arm64 linux/ppc64le linux/s390x darwin/amd64 darwin/arm64
+
+# The binaries are reproducible: -trimpath, no VCS stamp but what LDFLAGS say, and the date is the commit's.
+release:
+	rm -rf dist && mkdir -p dist
+	set -e; for p in $(PLATFORMS); do \
+	  os=$${p%/*} arch=$${p#*/}; name=etcdkeeper-$(VERSION)-$$os-$$arch; mkdir -p dist/$$name; \
+	  echo "$$name"; \
+	  CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o dist/$$name/etcdkeeper ./cmd/etcdkeeper; \
+	  cp LICENSE dist/$$name/; \
+	  $(GO) run ./test/sbom -binary dist/$$name/etcdkeeper -version "$(VERSION)" -created "$(DATE)" > dist/$$name.spdx.json; \
+	  tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="$(DATE)" -C dist -cf - $$name | gzip -n > dist/$$name.tar.gz; \
+	  rm -r dist/$$name; \
+	done
+	cd dist && sha256sum *.tar.gz *.spdx.json > SHA256SUMS
+
+IMAGE ?= etcdkeeper/etcdkeeper:$(VERSION)
+IMAGE_PLATFORMS ?= linux/amd64,linux/arm64
+
+image:
+	docker buildx build -f deploy/image/Dockerfile --platform $(IMAGE_PLATFORMS) \
+	  --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) -t $(IMAGE) .
