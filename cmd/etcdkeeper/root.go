@@ -68,6 +68,7 @@ func newRootCmd(a *app) *cobra.Command {
 	// One line a command, in alphabetical order.
 	root.AddCommand(
 		newCleanCmd(a),
+		newAuthCmd(a),
 		newConfigCmd(a),
 		newDefragCmd(a),
 		newPauseCmd(a),
