@@ -1,0 +1,234 @@
+// Package census says who fills an etcd: keys, bytes, writes, age and writers by Kubernetes resource and namespace, the
+// largest objects, families of names, and findings with what to do about them. It reads one scan of the keyspace and
+// changes nothing. Take is safe for concurrent use.
+package census
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/keyspace"
+)
+
+// Census is the result of Take. Pointers are nil where a number is not known: a live etcd shows no history.
+type Census struct {
+	Taken    time.Time `json:"taken"`
+	Source   string    `json:"source"` // the member or the file that was read
+	Revision int64     `json:"revision"`
+	Keys     int64     `json:"keys"`
+	Bytes    int64     `json:"bytes"` // of all current keys and values
+	Seconds  float64   `json:"seconds"`
+
+	Resources  []Resource  `json:"resources"`  // by bytes, the largest first
+	Namespaces []Namespace `json:"namespaces"` // by keys, the largest first; at most Options.Top
+	Largest    []Object    `json:"largest"`
+	Stems      []Stem      `json:"stems"` // by keys
+	Findings   []Finding   `json:"findings"`
+	File       *File       `json:"file"`
+
+	NamespaceCount int64 `json:"namespaceCount"`
+	// Folded is the number of keys that were counted in their resource but not in their namespace, since more
+	// namespaces and resources than can be kept were seen.
+	Folded int64 `json:"foldedKeys"`
+	// StemsApproximate tells that rare stems were dropped on the way, so that counts may be too low.
+	StemsApproximate bool `json:"stemsApproximate"`
+}
+
+// Resource is what one Kubernetes resource takes.
+type Resource struct {
+	Group        string  `json:"group"`
+	Resource     string  `json:"resource"`
+	Keys         int64   `json:"keys"`
+	Bytes        int64   `json:"bytes"` // key and value
+	ValueBytes   int64   `json:"valueBytes"`
+	MeanBytes    int64   `json:"meanBytes"`
+	LargestBytes int64   `json:"largestBytes"`
+	Share        float64 `json:"share"` // of all bytes, 0 to 1
+	// Versions is the sum of the keys' versions: how often keys that still live were written.
+	Versions  int64 `json:"versions"`
+	Leased    int64 `json:"leased"`
+	Encrypted int64 `json:"encrypted"`
+
+	// From a file only.
+	HistoryKeys  *int64 `json:"historyKeys"`
+	HistoryBytes *int64 `json:"historyBytes"`
+	Tombstones   *int64 `json:"tombstones"`
+
+	Namespaces     []Share    `json:"namespaces"` // of this resource, by bytes; at most Options.Top
+	NamespaceCount int64      `json:"namespaceCount"`
+	Activity       []Activity `json:"activity"`
+	Managers       []Manager  `json:"managers"` // by objects, estimated from samples
+	Sampled        int64      `json:"sampled"`  // values that were looked into
+	Providers      []string   `json:"encryptionProviders,omitempty"`
+}
+
+// Name is the resource as kubectl takes it.
+func (r Resource) Name() string { return keyspace.GroupResource(r.Group, r.Resource) }
+
+// Share is what one namespace has of something.
+type Share struct {
+	Namespace string `json:"namespace"` // "" for what has none
+	Keys      int64  `json:"keys"`
+	Bytes     int64  `json:"bytes"`
+}
+
+// Namespace is what one namespace takes.
+type Namespace struct {
+	Namespace string `json:"namespace"`
+	Keys      int64  `json:"keys"`
+	Bytes     int64  `json:"bytes"`
+	// Resource is what most of its bytes are.
+	Resource string `json:"resource"`
+}
+
+// Object is one key.
+type Object struct {
+	Group       string `json:"group"`
+	Resource    string `json:"resource"`
+	Namespace   string `json:"namespace"`
+	Name        string `json:"name"`
+	Bytes       int64  `json:"bytes"`
+	Version     int64  `json:"version"`
+	ModRevision int64  `json:"modRevision"`
+}
+
+// Stem is a family of objects whose names differ in a generated part only.
+type Stem struct {
+	Group     string `json:"group"`
+	Resource  string `json:"resource"`
+	Namespace string `json:"namespace"`
+	Stem      string `json:"stem"` // with … where the names differ
+	Keys      int64  `json:"keys"`
+	Bytes     int64  `json:"bytes"`
+}
+
+// Activity is how many of the keys were created, and how many were last written, within a time before the census. The
+// times of revisions come from the creation timestamps of sampled objects.
+type Activity struct {
+	WithinSeconds float64 `json:"withinSeconds"`
+	Created       int64   `json:"created"`
+	LastWritten   int64   `json:"lastWritten"`
+}
+
+// Manager is a program that wrote objects, from managedFields.
+type Manager struct {
+	Manager string `json:"manager"`
+	Objects int64  `json:"objects"` // estimated
+}
+
+// Finding is something to look at.
+type Finding struct {
+	ID        string  `json:"id"`
+	Severity  string  `json:"severity"` // info, warning or critical
+	Resource  string  `json:"resource"`
+	Message   string  `json:"message"`
+	Value     float64 `json:"value"`
+	Threshold float64 `json:"threshold"`
+	Advice    string  `json:"advice"`
+}
+
+// File is what a database file is made of. The five parts add up to SizeBytes.
+type File struct {
+	SizeBytes      int64 `json:"sizeBytes"`
+	LiveBytes      int64 `json:"liveBytes"`      // current keys and values
+	HistoryBytes   int64 `json:"historyBytes"`   // keys and values that were written again or deleted since
+	TombstoneBytes int64 `json:"tombstoneBytes"` // keys of deletions
+	OverheadBytes  int64 `json:"overheadBytes"`  // revisions, page headers, unused room in pages, other buckets, a checksum
+	FreeBytes      int64 `json:"freeBytes"`      // free pages
+	// Fill is the part of the used pages that is keys and values, 0 to 1.
+	Fill            float64 `json:"fill"`
+	CompactRevision int64   `json:"compactRevision"`
+	StorageVersion  string  `json:"storageVersion"`
+}
+
+// Options are the options of Take.
+type Options struct {
+	Source string
+	Prefix string // of the API server's keys; "" means keyspace.DefaultPrefix
+	Top    int    // rows of lists that would otherwise grow with the keyspace; 0 means DefaultTop
+	Range  keyspace.Range
+	Now    time.Time // 0 means the current time
+	// Thresholds of the findings; the zero value means DefaultThresholds.
+	Thresholds Thresholds
+	// Progress is called now and then with what has been read.
+	Progress func(keys, bytes int64)
+}
+
+// DefaultTop is how many rows the lists have that would otherwise grow with the keyspace.
+const DefaultTop = 20
+
+// database is what a scanner over a file can tell beyond its entries.
+type database interface {
+	Size() int64
+	Info() keyspace.FileInfo
+	Pages(ctx context.Context) (keyspace.FilePages, error)
+}
+
+// Take reads the keyspace once. Of a file it also counts history and free pages. It ends with the scanner's first
+// error: a census of a part would be misread as one of all.
+func Take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
+	start := time.Now()
+	if o.Top <= 0 {
+		o.Top = DefaultTop
+	}
+	if o.Now.IsZero() {
+		o.Now = start
+	}
+	if o.Thresholds == (Thresholds{}) {
+		o.Thresholds = DefaultThresholds()
+	}
+	db, isFile := s.(database)
+	r := o.Range
+	r.KeysOnly, r.History = false, isFile
+	type anatomy struct {
+		pages keyspace.FilePages
+		err   error
+	}
+	counted := make(chan anatomy, 1)
+	if isFile {
+		pagesCtx, cancel := context.WithCancel(ctx)
+		defer func() { cancel(); <-counted }()
+		go func() {
+			defer close(counted)
+			pages, err := db.Pages(pagesCtx)
+			counted <- anatomy{pages, err}
+		}()
+	} else {
+		close(counted)
+	}
+	t := newTally(keyspace.NewLayout(o.Prefix), o, s.Revision())
+	n := 0
+	for e, err := range s.Scan(ctx, r) {
+		if err != nil {
+			return nil, fmt.Errorf("census: %w", err)
+		}
+		t.add(&e)
+		if n++; n%progressEvery == 0 && o.Progress != nil {
+			o.Progress(t.keys, t.bytes)
+		}
+	}
+	if o.Progress != nil {
+		o.Progress(t.keys, t.bytes)
+	}
+	c := t.result(isFile)
+	c.Taken, c.Source, c.Revision = o.Now, o.Source, s.Revision()
+	if isFile {
+		a := <-counted
+		if a.err != nil {
+			return nil, fmt.Errorf("census: %w", a.err)
+		}
+		info := db.Info()
+		c.File = &File{SizeBytes: db.Size(), LiveBytes: c.Bytes, HistoryBytes: t.historyBytes, TombstoneBytes: t.tombstoneBytes,
+			FreeBytes: a.pages.Free, CompactRevision: info.CompactRevision, StorageVersion: info.StorageVersion}
+		c.File.OverheadBytes = c.File.SizeBytes - c.File.LiveBytes - c.File.HistoryBytes - c.File.TombstoneBytes - c.File.FreeBytes
+		if used := c.File.SizeBytes - c.File.FreeBytes; used > 0 {
+			c.File.Fill = float64(used-c.File.OverheadBytes) / float64(used)
+		}
+	}
+	c.Findings = findings(c, t, o)
+	c.Seconds = time.Since(start).Seconds()
+	return c, nil
+}
+
+const progressEvery = 4096

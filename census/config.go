@@ -1,0 +1,123 @@
+package census
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
+	"github.com/etcdkeeper/etcdkeeper/keyspace"
+	"github.com/etcdkeeper/etcdkeeper/schedule"
+)
+
+// Defaults of Config.
+const (
+	// DefaultRate keeps a census of 1 GiB to half a minute, at which a probe's writes are about as quick as at rest.
+	DefaultRate = 32 * bytesize.MiB
+	// DefaultTaskRate is for the daemon, which has time.
+	DefaultTaskRate = 8 * bytesize.MiB
+	// DefaultInterval shows the growth of a day in four points.
+	DefaultInterval = 6 * time.Hour
+	// DefaultMetricsTop bounds the series of each metric by resource.
+	DefaultMetricsTop = 30
+	maxMetricsTop     = 200
+)
+
+// Config is the census in the daemon and the defaults of the command.
+type Config struct {
+	Enabled    bool              `yaml:"enabled" doc:"Take a census on a schedule."`
+	Schedule   schedule.Schedule `yaml:"schedule" doc:"When the daemon takes a census: an interval or a cron expression."`
+	Rate       bytesize.Bytes    `yaml:"rate" doc:"Bytes of keys and values that the daemon's census reads in a second. 0: no limit."`
+	From       string            `yaml:"from" doc:"Member that is read: follower, leader, local, learner or a member's name."`
+	Prefix     string            `yaml:"prefix" doc:"The API server's --etcd-prefix."`
+	Top        int               `yaml:"top" doc:"Rows of the lists of largest objects, namespaces and stems."`
+	MetricsTop int               `yaml:"metricsTop" doc:"Resources with metrics of their own; the rest is added up as other."`
+	Thresholds Thresholds        `yaml:"thresholds"`
+}
+
+// Thresholds say from where on something is a finding.
+type Thresholds struct {
+	// ObjectLimit is etcd's default of --max-request-bytes, 1.5 MiB, which an update of the object must not pass.
+	ObjectLimit bytesize.Bytes `yaml:"objectLimit" doc:"The request limit of etcd (--max-request-bytes)."`
+	// NearLimit leaves room for managedFields and status to grow.
+	NearLimit float64 `yaml:"nearLimit" doc:"Share of objectLimit from which an object is near it, 0 to 1."`
+	// LargeObject: every update writes the whole object, and every watcher receives it.
+	LargeObject bytesize.Bytes `yaml:"largeObject" doc:"Size from which an object counts as large."`
+	// NamespaceShare and NamespaceKeys: a namespace that holds most of a resource is one team or one runaway controller.
+	NamespaceShare float64 `yaml:"namespaceShare" doc:"Share of a resource's keys from which one namespace holds most of it, 0 to 1."`
+	NamespaceKeys  int64   `yaml:"namespaceKeys" doc:"Keys that the namespace must have for that to be a finding."`
+	// Nodes to DeploymentsPerNamespace are Kubernetes' published thresholds:
+	// github.com/kubernetes/community, sig-scalability/configs-and-limits/thresholds.md.
+	Nodes                   int64 `yaml:"nodes" doc:"Nodes, by Kubernetes' scalability thresholds."`
+	Namespaces              int64 `yaml:"namespaces" doc:"Namespaces, by Kubernetes' scalability thresholds."`
+	Pods                    int64 `yaml:"pods" doc:"Pods, by Kubernetes' scalability thresholds."`
+	Services                int64 `yaml:"services" doc:"Services, by Kubernetes' scalability thresholds."`
+	PodsPerNamespace        int64 `yaml:"podsPerNamespace" doc:"Pods in a namespace, by Kubernetes' scalability thresholds."`
+	ServicesPerNamespace    int64 `yaml:"servicesPerNamespace" doc:"Services in a namespace, by Kubernetes' scalability thresholds."`
+	DeploymentsPerNamespace int64 `yaml:"deploymentsPerNamespace" doc:"Deployments in a namespace, by Kubernetes' scalability thresholds."`
+	// FinishedWithoutTTL: finished Jobs that nothing will ever delete.
+	FinishedWithoutTTL int64 `yaml:"finishedWithoutTTL" doc:"Finished Jobs or Workflows without a TTL."`
+	// Secrets: whole-cluster watchers (ingress and certificate controllers) hold all of them in memory.
+	Secrets int64 `yaml:"secrets" doc:"Secrets that every whole-cluster watcher has to hold."`
+	// EventsWithoutLease: those never expire. A few are written by hand or by restores.
+	EventsWithoutLease int64 `yaml:"eventsWithoutLease" doc:"Events without a lease, which never expire."`
+	// EventTTL is kube-apiserver's default of --event-ttl.
+	EventTTL       time.Duration `yaml:"eventTTL" doc:"The API server's --event-ttl."`
+	EventTTLFactor float64       `yaml:"eventTTLFactor" doc:"Times eventTTL from which an event is far past it."`
+	// UnencryptedSecrets: one is enough to be read from a backup.
+	UnencryptedSecrets int64 `yaml:"unencryptedSecrets" doc:"Secrets that are not encrypted at rest."`
+	// OutsideKeys: other programs in the control plane's etcd share its quota and its latency.
+	OutsideKeys int64 `yaml:"outsideKeys" doc:"Keys that are not Kubernetes' own, etcdkeeper's aside."`
+}
+
+// DefaultConfig is the census of a keeper that was told nothing.
+func DefaultConfig() Config {
+	return Config{Enabled: true, Schedule: schedule.Every(DefaultInterval), Rate: DefaultTaskRate, From: "follower",
+		Prefix: keyspace.DefaultPrefix, Top: DefaultTop, MetricsTop: DefaultMetricsTop, Thresholds: DefaultThresholds()}
+}
+
+// DefaultThresholds are those published by Kubernetes, and for the rest what the comments at Thresholds say.
+func DefaultThresholds() Thresholds {
+	return Thresholds{
+		ObjectLimit: 1536 * bytesize.KiB, NearLimit: 0.8, LargeObject: 256 * bytesize.KiB,
+		NamespaceShare: 0.5, NamespaceKeys: 5000,
+		Nodes: 5000, Namespaces: 10_000, Pods: 150_000, Services: 10_000,
+		PodsPerNamespace: 3000, ServicesPerNamespace: 5000, DeploymentsPerNamespace: 2000,
+		FinishedWithoutTTL: 100, Secrets: 100_000, EventsWithoutLease: 10, EventTTL: time.Hour, EventTTLFactor: 4,
+		UnencryptedSecrets: 1, OutsideKeys: 1,
+	}
+}
+
+// Validate joins every error.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Rate < 0 {
+		bad("rate: want 0 or more, got %s", c.Rate)
+	}
+	if c.From == "" {
+		bad("from: want follower, leader, local, learner or a member's name")
+	}
+	if c.Top < 1 || c.Top > 1000 {
+		bad("top: want 1 to 1000, got %d", c.Top)
+	}
+	if c.MetricsTop < 1 || c.MetricsTop > maxMetricsTop {
+		bad("metricsTop: want 1 to %d, got %d", maxMetricsTop, c.MetricsTop)
+	}
+	th := c.Thresholds
+	if th.ObjectLimit <= 0 || th.LargeObject <= 0 {
+		bad("thresholds: objectLimit and largeObject: want more than 0")
+	}
+	for _, s := range []struct {
+		name string
+		v    float64
+	}{{"nearLimit", th.NearLimit}, {"namespaceShare", th.NamespaceShare}} {
+		if s.v <= 0 || s.v > 1 {
+			bad("thresholds.%s: want more than 0 and at most 1, got %v", s.name, s.v)
+		}
+	}
+	if th.EventTTL < 0 || th.EventTTLFactor < 1 {
+		bad("thresholds: eventTTL: want 0 or more; eventTTLFactor: want 1 or more")
+	}
+	return errors.Join(errs...)
+}

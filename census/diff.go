@@ -1,0 +1,82 @@
+package census
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Diff is what changed from one census to another.
+type Diff struct {
+	From          time.Time      `json:"from"`
+	To            time.Time      `json:"to"`
+	Seconds       float64        `json:"seconds"`
+	Keys          Change         `json:"keys"`
+	Bytes         Change         `json:"bytes"`
+	Revisions     int64          `json:"revisions"`
+	Resources     []ResourceDiff `json:"resources"` // by growth in bytes, the largest first
+	NewFindings   []Finding      `json:"newFindings"`
+	EndedFindings []Finding      `json:"endedFindings"`
+}
+
+// Change is a number before and after.
+type Change struct {
+	Before int64 `json:"before"`
+	After  int64 `json:"after"`
+	Growth int64 `json:"growth"`
+}
+
+// ResourceDiff is the change of one resource.
+type ResourceDiff struct {
+	Group    string `json:"group"`
+	Resource string `json:"resource"`
+	Keys     Change `json:"keys"`
+	Bytes    Change `json:"bytes"`
+	// BytesPerDay is the growth at this pace; nil where no time passed.
+	BytesPerDay *float64 `json:"bytesPerDay"`
+}
+
+func change(before, after int64) Change { return Change{before, after, after - before} }
+
+// Compare tells what grew from a to b.
+func Compare(a, b *Census) Diff {
+	d := Diff{From: a.Taken, To: b.Taken, Seconds: b.Taken.Sub(a.Taken).Seconds(), Keys: change(a.Keys, b.Keys),
+		Bytes: change(a.Bytes, b.Bytes), Revisions: b.Revision - a.Revision, Resources: []ResourceDiff{}}
+	before := map[resourceName]Resource{}
+	for _, r := range a.Resources {
+		before[resourceName{r.Group, r.Resource}] = r
+	}
+	add := func(name resourceName, old, now Resource) {
+		r := ResourceDiff{Group: name.group, Resource: name.resource, Keys: change(old.Keys, now.Keys), Bytes: change(old.Bytes, now.Bytes)}
+		if d.Seconds > 0 {
+			perDay := float64(r.Bytes.Growth) / d.Seconds * 86400
+			r.BytesPerDay = &perDay
+		}
+		d.Resources = append(d.Resources, r)
+	}
+	for _, r := range b.Resources {
+		name := resourceName{r.Group, r.Resource}
+		add(name, before[name], r)
+		delete(before, name)
+	}
+	for name, r := range before {
+		add(name, r, Resource{})
+	}
+	slices.SortFunc(d.Resources, func(x, y ResourceDiff) int {
+		return cmp.Or(cmp.Compare(y.Bytes.Growth, x.Bytes.Growth), strings.Compare(x.Resource+"."+x.Group, y.Resource+"."+y.Group))
+	})
+	d.NewFindings, d.EndedFindings = without(b.Findings, a.Findings), without(a.Findings, b.Findings)
+	return d
+}
+
+// without is the findings of a kind and resource that others do not have.
+func without(findings, others []Finding) []Finding {
+	out := []Finding{}
+	for _, f := range findings {
+		if !slices.ContainsFunc(others, func(o Finding) bool { return o.ID == f.ID && o.Resource == f.Resource }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}

@@ -1,0 +1,192 @@
+package census
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
+	"github.com/etcdkeeper/etcdkeeper/keyspace"
+)
+
+// Severities of findings.
+const (
+	Info     = "info"
+	Warning  = "warning"
+	Critical = "critical"
+)
+
+// finder collects findings.
+type finder struct {
+	c   *Census
+	t   *tally
+	th  Thresholds
+	out []Finding
+}
+
+// findings looks at a census for what is worth a person's time.
+func findings(c *Census, t *tally, o Options) []Finding {
+	f := &finder{c: c, t: t, th: o.Thresholds, out: []Finding{}}
+	f.sizes()
+	f.counts()
+	f.finished()
+	f.events()
+	f.secrets()
+	f.namespaces()
+	f.outside()
+	rank := map[string]int{Critical: 0, Warning: 1, Info: 2}
+	slices.SortStableFunc(f.out, func(a, b Finding) int { return cmp.Compare(rank[a.Severity], rank[b.Severity]) })
+	return f.out
+}
+
+func (f *finder) add(id, severity, resource string, value, threshold float64, advice, format string, args ...any) {
+	f.out = append(f.out, Finding{ID: id, Severity: severity, Resource: resource, Message: fmt.Sprintf(format, args...),
+		Value: value, Threshold: threshold, Advice: advice})
+}
+
+func (f *finder) resource(group, name string) (row Resource, tally *resource) {
+	for _, r := range f.c.Resources {
+		if r.Group == group && r.Resource == name {
+			return r, f.t.resources[resourceName{group, name}]
+		}
+	}
+	return Resource{Group: group, Resource: name}, &resource{}
+}
+
+func human(n int64) string { return bytesize.Bytes(n).Human() }
+
+func (f *finder) sizes() {
+	near := int64(f.th.NearLimit * float64(f.th.ObjectLimit))
+	for _, o := range f.c.Largest {
+		if o.Bytes < near {
+			break
+		}
+		f.add("object-near-limit", Critical, keyspace.GroupResource(o.Group, o.Resource), float64(o.Bytes), float64(near),
+			"Split the object or move its data elsewhere before the next update is refused.",
+			"%s %s has %s and etcd refuses requests above %s: an update that makes it larger fails.",
+			keyspace.GroupResource(o.Group, o.Resource), nameOf(o), human(o.Bytes), human(int64(f.th.ObjectLimit)))
+	}
+	for _, r := range f.c.Resources {
+		if t := f.t.resources[resourceName{r.Group, r.Resource}]; t != nil && t.large > 0 {
+			f.add("large-objects", Warning, r.Name(), float64(t.large), float64(f.th.LargeObject),
+				"See the list of largest objects. Keep blobs out of etcd: an object store, an image, a volume.",
+				"%d objects of %s have %s or more, the largest %s: each update writes and sends all of it, and history keeps every copy until compaction.",
+				t.large, r.Name(), human(int64(f.th.LargeObject)), human(r.LargestBytes))
+		}
+	}
+}
+
+func nameOf(o Object) string {
+	if o.Namespace == "" {
+		return o.Name
+	}
+	return o.Namespace + "/" + o.Name
+}
+
+func (f *finder) counts() {
+	for _, c := range []struct {
+		group, resource string
+		limit           int64
+	}{{"", "nodes", f.th.Nodes}, {"", "namespaces", f.th.Namespaces}, {"", "pods", f.th.Pods}, {"", "services", f.th.Services}} {
+		if r, _ := f.resource(c.group, c.resource); c.limit > 0 && r.Keys > c.limit {
+			f.add("over-threshold", Warning, r.Name(), float64(r.Keys), float64(c.limit),
+				"Plan for a second cluster, or prove that yours holds its service levels above the threshold.",
+				"%d %s are more than the %d up to which Kubernetes is tested to keep its service levels.", r.Keys, r.Name(), c.limit)
+		}
+	}
+	for _, c := range []struct {
+		group, resource string
+		limit           int64
+	}{{"", "pods", f.th.PodsPerNamespace}, {"", "services", f.th.ServicesPerNamespace}, {"apps", "deployments", f.th.DeploymentsPerNamespace}} {
+		_, t := f.resource(c.group, c.resource)
+		for _, cell := range t.cells {
+			if c.limit > 0 && cell.keys > c.limit {
+				name := keyspace.GroupResource(c.group, c.resource)
+				f.add("over-threshold", Warning, name, float64(cell.keys), float64(c.limit),
+					"Spread the workload over more namespaces: controllers work through a namespace at a time.",
+					"Namespace %s has %d %s, more than the %d a namespace up to which Kubernetes is tested.", Printable(cell.name), cell.keys, name, c.limit)
+			}
+		}
+	}
+}
+
+func (f *finder) finished() {
+	for _, k := range []struct{ group, resource, setting string }{
+		{"batch", "jobs", "Set spec.ttlSecondsAfterFinished, or the history limits of the CronJob; clear the backlog with 'etcdkeeper clean plan'."},
+		{"argoproj.io", "workflows", "Set spec.ttlStrategy, or a default one in the controller's workflowDefaults; clear the backlog with 'etcdkeeper clean plan'."},
+	} {
+		r, t := f.resource(k.group, k.resource)
+		n := t.samples.scale(t.samples.noTTL, t.keys)
+		if n >= max(1, f.th.FinishedWithoutTTL) {
+			f.add("finished-without-ttl", Warning, r.Name(), float64(n), float64(f.th.FinishedWithoutTTL), k.setting,
+				"About %d of %d %s are finished and have no TTL: nothing will delete them, and every list of them grows (estimated from %d values).",
+				n, r.Keys, r.Name(), r.Sampled)
+		}
+	}
+}
+
+func (f *finder) events() {
+	r, t := f.resource("", "events")
+	if n := r.Keys - r.Leased; n >= max(1, f.th.EventsWithoutLease) {
+		f.add("events-without-lease", Warning, r.Name(), float64(n), float64(f.th.EventsWithoutLease),
+			"Check --event-ttl (0 means never) and delete them: no controller will.",
+			"%d of %d events have no lease: they never expire.", n, r.Keys)
+	}
+	n := t.samples.scale(t.samples.overdue, t.keys)
+	if limit := float64(t.samples.eventTTL); n > 0 && float64(n) > 0.05*float64(r.Keys) {
+		f.add("events-past-ttl", Warning, r.Name(), float64(n), limit,
+			"Check --event-ttl, and whether the leader changes more often than it: each change gives every lease its time anew.",
+			"About %d of %d events are older than %.0f hours although they should live for %s (estimated from %d values).",
+			n, r.Keys, limit/3600, f.th.EventTTL, r.Sampled)
+	}
+}
+
+func (f *finder) secrets() {
+	r, _ := f.resource("", "secrets")
+	if n := r.Keys - r.Encrypted; n >= max(1, f.th.UnencryptedSecrets) {
+		f.add("unencrypted-secrets", Warning, r.Name(), float64(n), float64(f.th.UnencryptedSecrets),
+			"Switch encryption at rest on (--encryption-provider-config) and write all Secrets once; protect backups until then.",
+			"%d of %d Secrets are not encrypted: who holds a snapshot or a disk can read them.", n, r.Keys)
+	}
+	if f.th.Secrets > 0 && r.Keys >= f.th.Secrets {
+		f.add("many-secrets", Warning, r.Name(), float64(r.Keys), float64(f.th.Secrets),
+			"Find who makes them in the list of stems and managers (Helm releases, tokens) and limit their history.",
+			"%d Secrets of %s: each controller that watches Secrets of the whole cluster holds all of them in memory.", r.Keys, human(r.Bytes))
+	}
+}
+
+func (f *finder) namespaces() {
+	for _, r := range f.c.Resources {
+		if r.Resource == keyspace.Other {
+			continue
+		}
+		t := f.t.resources[resourceName{r.Group, r.Resource}]
+		if t == nil {
+			continue
+		}
+		for _, cell := range t.cells {
+			share := float64(cell.keys) / float64(max(1, r.Keys))
+			if cell.name == "" || cell.keys < max(1, f.th.NamespaceKeys) || share < f.th.NamespaceShare {
+				continue
+			}
+			f.add("one-namespace", Warning, r.Name(), share, f.th.NamespaceShare,
+				"See its stems and managers for what makes them; a ResourceQuota with count/"+r.Name()+" bounds it.",
+				"Namespace %s holds %d of %d %s (%.0f %%).", Printable(cell.name), cell.keys, r.Keys, r.Name(), 100*share)
+		}
+	}
+}
+
+// ownDir is where the keepers of a cluster keep what they share.
+const ownDir = "etcdkeeper"
+
+func (f *finder) outside() {
+	_, t := f.resource("", keyspace.Other)
+	for _, cell := range t.cells {
+		if cell.name == ownDir || cell.keys < max(1, f.th.OutsideKeys) {
+			continue
+		}
+		f.add("outside-kubernetes", Info, keyspace.Other, float64(cell.keys), float64(f.th.OutsideKeys),
+			"Give other programs an etcd of their own; if these are Kubernetes' under another prefix, give --prefix.",
+			"%d keys of %s under %q are not Kubernetes' own: they share its quota and its latency.", cell.keys, human(cell.bytes), Printable(cell.name))
+	}
+}

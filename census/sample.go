@@ -1,0 +1,189 @@
+package census
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/etcdkeeper/etcdkeeper/keyspace"
+)
+
+// A resource's first values are all looked into, later ones more and more rarely: a few hundred of a million.
+const (
+	sampleAll   = 64
+	sampleRatio = 50 // from then on, one more for each 2 per cent of keys
+	maxManagers = 64
+)
+
+// sampler looks into a few values of a resource. Each stands for the keys since the one before.
+type sampler struct {
+	next, last, sampled int64
+	managers            map[string]*int64
+	finished, noTTL     int64 // Jobs and Workflows
+	overdue             int64 // events
+	eventTTL            int64 // seconds, with the margin
+}
+
+func (s *sampler) limits(th Thresholds) { s.eventTTL = int64(th.EventTTL.Seconds() * th.EventTTLFactor) }
+
+// due is how many keys the value of key number n stands for, 0 where it is not to be looked into.
+func (s *sampler) due(n int64) int64 {
+	if n < s.next {
+		return 0
+	}
+	weight := n - s.last
+	s.last = n
+	s.next = n + 1
+	if n >= sampleAll {
+		s.next += n / sampleRatio
+	}
+	return weight
+}
+
+// take looks into a value and gives its creation timestamp, 0 where that is not known.
+func (s *sampler) take(value []byte, weight int64, name resourceName, now int64) (created int64) {
+	m, err := keyspace.ReadMeta(value)
+	if err != nil {
+		return 0
+	}
+	s.sampled++
+	seen := [8]string{}
+	n := 0
+	for manager := range m.Managers() {
+		if len(manager.Name) == 0 || slices.Contains(seen[:n], string(manager.Name)) {
+			continue
+		}
+		count := s.managers[string(manager.Name)]
+		if count == nil {
+			if len(s.managers) >= maxManagers {
+				continue
+			}
+			if s.managers == nil {
+				s.managers = map[string]*int64{}
+			}
+			count = new(int64)
+			s.managers[string(manager.Name)] = count
+		}
+		*count += weight
+		if n < len(seen) {
+			seen[n] = string(manager.Name)
+			n++
+		}
+	}
+	switch name {
+	case resourceName{"batch", "jobs"}:
+		s.finish(jobFinished(m.Body))(weight)
+	case resourceName{"argoproj.io", "workflows"}:
+		s.finish(workflowFinished(value))(weight)
+	case resourceName{"", "events"}:
+		if m.Created > 0 && now-m.Created > s.eventTTL {
+			s.overdue += weight
+		}
+	}
+	return m.Created
+}
+
+func (s *sampler) finish(finished, ttl bool) func(int64) {
+	return func(weight int64) {
+		if finished {
+			s.finished += weight
+			if !ttl {
+				s.noTTL += weight
+			}
+		}
+	}
+}
+
+// scale makes an estimate for all keys of what was counted up to the last sample.
+func (s *sampler) scale(n, keys int64) int64 {
+	if s.last == 0 {
+		return 0
+	}
+	return int64(float64(n)*float64(keys)/float64(s.last) + 0.5)
+}
+
+func (s *sampler) topManagers(n int, keys int64) []Manager {
+	out := make([]Manager, 0, len(s.managers))
+	for name, count := range s.managers {
+		out = append(out, Manager{Manager: Printable(name), Objects: s.scale(*count, keys)})
+	}
+	slices.SortFunc(out, func(a, b Manager) int {
+		return cmp.Or(cmp.Compare(b.Objects, a.Objects), strings.Compare(a.Manager, b.Manager))
+	})
+	return out[:min(n, len(out))]
+}
+
+// Numbers of the fields, from k8s.io/api/batch/v1/generated.proto.
+const (
+	jobSpec, jobStatus      = 2, 3
+	jobTTL                  = 8
+	jobConditions           = 1
+	conditionType           = 1
+	conditionStatus         = 2
+	conditionTrue           = "True"
+	jobComplete, jobFailure = "Complete", "Failed"
+)
+
+// jobFinished tells whether a Job has ended, and whether it has a TTL.
+func jobFinished(body []byte) (finished, ttl bool) {
+	for f, err := range keyspace.Fields(body) {
+		if err != nil {
+			return false, false
+		}
+		if f.Type != protowire.BytesType {
+			continue
+		}
+		switch f.Number {
+		case jobSpec:
+			for g, err := range keyspace.Fields(f.Bytes) {
+				ttl = ttl || err == nil && g.Number == jobTTL
+			}
+		case jobStatus:
+			for g, err := range keyspace.Fields(f.Bytes) {
+				if err == nil && g.Number == jobConditions && isTrue(g.Bytes) {
+					finished = true
+				}
+			}
+		}
+	}
+	return finished, ttl
+}
+
+func isTrue(condition []byte) bool {
+	ended, yes := false, false
+	for f, err := range keyspace.Fields(condition) {
+		if err != nil {
+			return false
+		}
+		switch f.Number {
+		case conditionType:
+			ended = string(f.Bytes) == jobComplete || string(f.Bytes) == jobFailure
+		case conditionStatus:
+			yes = string(f.Bytes) == conditionTrue
+		}
+	}
+	return ended && yes
+}
+
+// workflowFinished is jobFinished for an Argo Workflow.
+func workflowFinished(value []byte) (finished, ttl bool) {
+	var w struct {
+		Spec struct {
+			TTLStrategy *json.RawMessage `json:"ttlStrategy"`
+		} `json:"spec"`
+		Status struct {
+			Phase string `json:"phase"`
+		} `json:"status"`
+	}
+	if json.Unmarshal(value, &w) != nil {
+		return false, false
+	}
+	switch w.Status.Phase {
+	case "Succeeded", "Failed", "Error":
+		finished = true
+	}
+	return finished, w.Spec.TTLStrategy != nil
+}
