@@ -27,7 +27,9 @@ type sampler struct {
 	eventTTL            int64 // seconds, with the margin
 }
 
-func (s *sampler) limits(th Thresholds) { s.eventTTL = int64(th.EventTTL.Seconds() * th.EventTTLFactor) }
+func (s *sampler) limits(th Thresholds) {
+	s.eventTTL = int64(th.EventTTL.Seconds() * th.EventTTLFactor)
+}
 
 // due is how many keys the value of key number n stands for, 0 where it is not to be looked into.
 func (s *sampler) due(n int64) int64 {

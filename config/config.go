@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etcdkeeper/etcdkeeper/census"
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/defrag"
 	"github.com/etcdkeeper/etcdkeeper/splitter"
@@ -34,6 +35,7 @@ type Config struct {
 	StateDir string          `yaml:"stateDir" doc:"Directory for what outlives a restart: size series and checkpoints. Empty: nothing is written."`
 	Watch    Watch           `yaml:"watch"`
 	Defrag   defrag.Config   `yaml:"defrag"`
+	Census   census.Config   `yaml:"census"`
 	Split    splitter.Config `yaml:"split"`
 	VPA      vpa.Config      `yaml:"vpa"`
 	Log      Log             `yaml:"log"`
@@ -65,6 +67,7 @@ func Default() Config {
 		Listen: Listen{Address: DefaultListen, ProbeAddress: DefaultProbeListen},
 		Watch:  Watch{Interval: DefaultWatchInterval},
 		Defrag: defrag.DefaultConfig(),
+		Census: census.DefaultConfig(),
 		Split:  splitter.DefaultConfig(),
 		VPA:    vpa.DefaultConfig(),
 		Log:    Log{Level: "info", Format: "text"},
@@ -83,6 +86,7 @@ func (c Config) Validate() error {
 	section("listen", c.Listen.Validate())
 	section("watch", c.Watch.Validate())
 	section("defrag", c.Defrag.Validate())
+	section("census", c.Census.Validate())
 	section("split", c.Split.Validate())
 	section("vpa", c.VPA.Validate())
 	section("log", c.Log.Validate())

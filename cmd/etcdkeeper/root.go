@@ -67,6 +67,7 @@ func newRootCmd(a *app) *cobra.Command {
 	a.globalFlags(root)
 	// One line a command, in alphabetical order.
 	root.AddCommand(
+		newCensusCmd(a),
 		newCleanCmd(a),
 		newAuthCmd(a),
 		newConfigCmd(a),

@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"config":         append([]string{"cluster", "kube", "schedule"}, capabilities...),
 	"report":         capabilities,
 	"defrag":         {"cluster", "schedule", "internal/etcdfile"},
-	"census":         {"keyspace"},
+	"census":         {"keyspace", "schedule"},
 	"splitter":       {"census", "keyspace", "cluster", "internal/etcdfile"},
 	"bulkclean":      {"keyspace", "cluster", "kube"},
 	"vpa":            {"cluster", "kube", "schedule"},
