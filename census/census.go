@@ -93,6 +93,9 @@ type Object struct {
 	ModRevision int64  `json:"modRevision"`
 }
 
+// ResourceName is the resource as kubectl takes it.
+func (o Object) ResourceName() string { return keyspace.GroupResource(o.Group, o.Resource) }
+
 // Stem is a family of objects whose names differ in a generated part only.
 type Stem struct {
 	Group     string `json:"group"`
@@ -102,6 +105,9 @@ type Stem struct {
 	Keys      int64  `json:"keys"`
 	Bytes     int64  `json:"bytes"`
 }
+
+// ResourceName is the resource as kubectl takes it.
+func (s Stem) ResourceName() string { return keyspace.GroupResource(s.Group, s.Resource) }
 
 // Activity is how many of the keys were created, and how many were last written, within a time before the census. The
 // times of revisions come from the creation timestamps of sampled objects.

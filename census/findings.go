@@ -61,10 +61,10 @@ func (f *finder) sizes() {
 		if o.Bytes < near {
 			break
 		}
-		f.add("object-near-limit", Critical, keyspace.GroupResource(o.Group, o.Resource), float64(o.Bytes), float64(near),
+		f.add("object-near-limit", Critical, o.ResourceName(), float64(o.Bytes), float64(near),
 			"Split the object or move its data elsewhere before the next update is refused.",
 			"%s %s has %s and etcd refuses requests above %s: an update that makes it larger fails.",
-			keyspace.GroupResource(o.Group, o.Resource), nameOf(o), human(o.Bytes), human(int64(f.th.ObjectLimit)))
+			o.ResourceName(), nameOf(o), human(o.Bytes), human(int64(f.th.ObjectLimit)))
 	}
 	for _, r := range f.c.Resources {
 		if t := f.t.resources[resourceName{r.Group, r.Resource}]; t != nil && t.large > 0 {

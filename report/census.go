@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/census"
-	"github.com/etcdkeeper/etcdkeeper/keyspace"
 )
 
 // Census writes a census as a page.
@@ -108,7 +107,7 @@ func namespaceTable(c *census.Census) template.HTML {
 func largestTable(c *census.Census) template.HTML {
 	var rows [][]string
 	for _, o := range c.Largest {
-		rows = append(rows, []string{keyspace.GroupResource(o.Group, o.Resource), o.Namespace, o.Name, Size(o.Bytes), fmt.Sprint(o.Version)})
+		rows = append(rows, []string{o.ResourceName(), o.Namespace, o.Name, Size(o.Bytes), fmt.Sprint(o.Version)})
 	}
 	return Table("The largest objects", []string{"resource", "namespace", "name", ">bytes", ">writes"}, rows)
 }
@@ -116,7 +115,7 @@ func largestTable(c *census.Census) template.HTML {
 func stemTable(c *census.Census) template.HTML {
 	var rows [][]string
 	for _, s := range c.Stems {
-		rows = append(rows, []string{s.Stem, keyspace.GroupResource(s.Group, s.Resource), s.Namespace, fmt.Sprint(s.Keys), Size(s.Bytes)})
+		rows = append(rows, []string{s.Stem, s.ResourceName(), s.Namespace, fmt.Sprint(s.Keys), Size(s.Bytes)})
 	}
 	return Table("Families of names", []string{"name", "resource", "namespace", ">keys", ">bytes"}, rows)
 }

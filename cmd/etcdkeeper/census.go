@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -167,7 +168,7 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 		}
 		err = writeTable(w, header, rows)
 	}
-	if _, err := fmt.Fprintf(w, "%s keys, %s, revision %d, from %s in %s\n\n", count(c.Keys), humanBytes(c.Bytes), c.Revision, c.Source,
+	if _, err := fmt.Fprintf(w, "%s keys, %s, revision %d, from %s in %s\n\n", decimal(c.Keys), humanBytes(c.Bytes), c.Revision, c.Source,
 		humanSeconds(c.Seconds)); err != nil {
 		return err
 	}
@@ -181,19 +182,19 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 			}
 			for _, n := range r.Namespaces {
 				if n.Namespace != "" {
-					rows = append(rows, []string{"  " + n.Namespace, count(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), "", "", "", "", "", ""})
+					rows = append(rows, []string{"  " + n.Namespace, decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), "", "", "", "", "", ""})
 				}
 			}
 		}
 		section("", []string{"resource", ">keys", ">bytes", ">share", ">mean", ">largest", ">writes", ">leased", ">history", ">tombstones"}, rows)
 	case "namespace":
 		for _, n := range c.Namespaces {
-			rows = append(rows, []string{n.Namespace, count(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), n.Resource})
+			rows = append(rows, []string{n.Namespace, decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), n.Resource})
 		}
 		section("", []string{"namespace", ">keys", ">bytes", ">share", "mostly"}, rows)
 	case "stem":
 		for _, s := range c.Stems {
-			rows = append(rows, []string{s.Stem, keyspace.GroupResource(s.Group, s.Resource), orUnknown(s.Namespace), count(s.Keys), humanBytes(s.Bytes)})
+			rows = append(rows, []string{s.Stem, keyspace.GroupResource(s.Group, s.Resource), orUnknown(s.Namespace), decimal(s.Keys), humanBytes(s.Bytes)})
 		}
 		section("", []string{"stem", "resource", "namespace", ">keys", ">bytes"}, rows)
 	}
@@ -232,13 +233,13 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 func censusRow(r census.Resource) []string {
 	history, tombstones := unknown, unknown
 	if r.HistoryBytes != nil {
-		history, tombstones = humanBytes(*r.HistoryBytes), count(*r.Tombstones)
+		history, tombstones = humanBytes(*r.HistoryBytes), decimal(*r.Tombstones)
 	}
-	return []string{r.Name(), count(r.Keys), humanBytes(r.Bytes), fmt.Sprintf("%.1f %%", 100*r.Share), humanBytes(r.MeanBytes),
-		humanBytes(r.LargestBytes), count(r.Versions), count(r.Leased), history, tombstones}
+	return []string{r.Name(), decimal(r.Keys), humanBytes(r.Bytes), fmt.Sprintf("%.1f %%", 100*r.Share), humanBytes(r.MeanBytes),
+		humanBytes(r.LargestBytes), decimal(r.Versions), decimal(r.Leased), history, tombstones}
 }
 
-func count(n int64) string { return fmt.Sprint(n) }
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
 func percent(part, of int64) string {
 	if of == 0 {
@@ -301,7 +302,7 @@ func diffTable(w io.Writer, d census.Diff) error {
 		if r.BytesPerDay != nil {
 			perDay = signedBytes(int64(*r.BytesPerDay))
 		}
-		rows = append(rows, []string{keyspace.GroupResource(r.Group, r.Resource), count(r.Keys.Before), count(r.Keys.After), fmt.Sprintf("%+d", r.Keys.Growth),
+		rows = append(rows, []string{keyspace.GroupResource(r.Group, r.Resource), decimal(r.Keys.Before), decimal(r.Keys.After), fmt.Sprintf("%+d", r.Keys.Growth),
 			humanBytes(r.Bytes.After), signedBytes(r.Bytes.Growth), perDay})
 	}
 	if err := writeTable(w, []string{"resource", ">keys before", ">after", ">growth", ">bytes", ">growth", ">a day"}, rows); err != nil {
