@@ -10,6 +10,7 @@ type Metrics struct {
 	cpu        *prometheus.GaugeVec
 	goMemLimit *prometheus.GaugeVec
 	usage      *prometheus.GaugeVec
+	given      *prometheus.GaugeVec
 	drivers    *prometheus.GaugeVec
 	confidence *prometheus.GaugeVec
 	ooms       *prometheus.CounterVec
@@ -34,6 +35,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		cpu:        gauge("cpu_cores", "Recommended CPU of the etcd container by bound: request, lower, upper.", "bound"),
 		goMemLimit: gauge("gomemlimit_bytes", "Recommended GOMEMLIMIT of etcd."),
 		usage:      gauge("usage_bytes", "Memory of etcd by part: anonymous, file, live_heap, garbage, total.", "part"),
+		given:      gauge("limit_given_bytes", "Memory limit that the etcd container has. Absent where it has none or it cannot be seen."),
 		drivers:    gauge("driver_bytes", "Memory that the model ascribes to a driver: index, raft, watch, range, database.", "driver"),
 		confidence: gauge("confidence_ratio", "Share of two weeks of history that was observed."),
 		ooms:       counter("oom_kills_total", "OOM kills of etcd by the driver that was highest before.", "driver"),
@@ -47,6 +49,7 @@ func (m *Metrics) observe(member string, s Sample, kills []OOMEvent) {
 	for part, v := range map[string]float64{"anonymous": s.Anon, "file": s.File, "live_heap": s.LiveHeap, "garbage": s.Drivers.HeapGarbage, "total": s.Memory} {
 		set(m.usage, v, member, part)
 	}
+	set(m.given, s.Limit, member)
 	for _, d := range AllDrivers() {
 		m.ooms.WithLabelValues(member, string(d))
 	}
