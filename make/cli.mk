@@ -8,3 +8,8 @@ docs-generated:
 
 docs-generated-check:
 	$(GO) run ./internal/gendocs -check
+
+# What the daemon costs while nothing happens; ten minutes.
+.PHONY: bench-idle
+bench-idle: build
+	$(GO) run ./test/bench/idle -binary bin/etcdkeeper
