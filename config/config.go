@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etcdkeeper/etcdkeeper/bulkclean"
 	"github.com/etcdkeeper/etcdkeeper/census"
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/defrag"
@@ -30,15 +31,16 @@ const (
 
 // Config is everything that etcdkeeper can be told. The zero value is not valid; Default is.
 type Config struct {
-	Etcd     cluster.Config  `yaml:"etcd"`
-	Listen   Listen          `yaml:"listen"`
-	StateDir string          `yaml:"stateDir" doc:"Directory for what outlives a restart: size series and checkpoints. Empty: nothing is written."`
-	Watch    Watch           `yaml:"watch"`
-	Defrag   defrag.Config   `yaml:"defrag"`
-	Census   census.Config   `yaml:"census"`
-	Split    splitter.Config `yaml:"split"`
-	VPA      vpa.Config      `yaml:"vpa"`
-	Log      Log             `yaml:"log"`
+	Etcd     cluster.Config   `yaml:"etcd"`
+	Listen   Listen           `yaml:"listen"`
+	StateDir string           `yaml:"stateDir" doc:"Directory for what outlives a restart: size series and checkpoints. Empty: nothing is written."`
+	Watch    Watch            `yaml:"watch"`
+	Defrag   defrag.Config    `yaml:"defrag"`
+	Census   census.Config    `yaml:"census"`
+	Split    splitter.Config  `yaml:"split"`
+	VPA      vpa.Config       `yaml:"vpa"`
+	Clean    bulkclean.Config `yaml:"clean"`
+	Log      Log              `yaml:"log"`
 }
 
 // Listen is where the daemon serves.
@@ -70,6 +72,7 @@ func Default() Config {
 		Census: census.DefaultConfig(),
 		Split:  splitter.DefaultConfig(),
 		VPA:    vpa.DefaultConfig(),
+		Clean:  bulkclean.DefaultConfig(),
 		Log:    Log{Level: "info", Format: "text"},
 	}
 }
@@ -89,6 +92,7 @@ func (c Config) Validate() error {
 	section("census", c.Census.Validate())
 	section("split", c.Split.Validate())
 	section("vpa", c.VPA.Validate())
+	section("clean", c.Clean.Validate())
 	section("log", c.Log.Validate())
 	return errors.Join(errs...)
 }

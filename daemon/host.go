@@ -46,6 +46,7 @@ var parts = []part{
 	{"watch", setUpWatch},
 	{"defrag", setUpDefrag},
 	{"split", setUpSplit},
+	{"clean", setUpClean},
 }
 
 type page struct {

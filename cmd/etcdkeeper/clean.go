@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -10,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcdkeeper/etcdkeeper/bulkclean"
-	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/kube"
 )
 
@@ -53,20 +51,6 @@ type cannotOpen struct{ err error }
 
 func (c cannotOpen) Error() string { return c.err.Error() }
 func (c cannotOpen) Unwrap() error { return context.Canceled }
-
-// reader chooses the member that a scan reads: a follower before the leader, and never a learner, which may lag.
-func reader(v cluster.View) (cluster.Member, error) {
-	var found *cluster.Member
-	for i, m := range v.Members {
-		if m.Reachable && !m.Learner && (found == nil || found.Leader) {
-			found = &v.Members[i]
-		}
-	}
-	if found == nil {
-		return cluster.Member{}, errors.New("scan the keyspace: no member answers that could be read; see etcdkeeper status")
-	}
-	return *found, nil
-}
 
 // keptTable tells what stays.
 func keptTable(w io.Writer, kept []bulkclean.Kept) error {

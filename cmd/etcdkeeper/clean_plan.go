@@ -82,7 +82,7 @@ func (p *cleanPlan) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	return p.print(s, func(w io.Writer) error { return planTable(w, s) })
+	return p.print(s, func(w io.Writer) error { return cleanPlanTable(w, s) })
 }
 
 // selector completes and checks the selector. A rule that was given and is empty is no rule.
@@ -121,23 +121,7 @@ func (p *cleanPlan) source(ctx context.Context, cmd *cobra.Command, o *bulkclean
 		return nil, nil, err
 	}
 	closing := func() { _ = c.Close() }
-	live, err := func() (keyspace.Scanner, error) {
-		v, err := c.View(ctx)
-		if err != nil {
-			return nil, err
-		}
-		m, err := reader(v)
-		if err != nil {
-			return nil, err
-		}
-		client, err := c.Member(ctx, m)
-		if err != nil {
-			return nil, err
-		}
-		etcd := bulkclean.NewEtcd(c)
-		o.Reader, o.Leases, o.ClusterID = etcd, etcd, v.ClusterID.String()
-		return keyspace.NewLive(ctx, client, keyspace.LiveOptions{Name: m.String(), PinKey: p.sel.Registry + "/"})
-	}()
+	live, err := bulkclean.OpenLive(ctx, c, p.sel.Registry, o)
 	if err != nil {
 		closing()
 		return nil, nil, err
@@ -145,8 +129,8 @@ func (p *cleanPlan) source(ctx context.Context, cmd *cobra.Command, o *bulkclean
 	return live, closing, nil
 }
 
-// planTable is the summary for a person.
-func planTable(w io.Writer, s *bulkclean.Summary) error {
+// cleanPlanTable is the summary for a person.
+func cleanPlanTable(w io.Writer, s *bulkclean.Summary) error {
 	where := "all namespaces"
 	if len(s.Namespaces) > 0 {
 		where = strings.Join(s.Namespaces, ", ")

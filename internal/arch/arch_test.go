@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	"defrag":         {"cluster", "schedule", "internal/etcdfile"},
 	"census":         {"keyspace", "schedule"},
 	"splitter":       {"census", "keyspace", "cluster", "internal/etcdfile"},
-	"bulkclean":      {"keyspace", "cluster", "kube"},
+	"bulkclean":      {"keyspace", "cluster", "kube", "schedule"},
 	"vpa":            {"cluster", "kube", "schedule"},
 	"keyspace":       {"internal/etcdfile"},
 }
