@@ -162,6 +162,7 @@ func TestPrepare_Agrees(t *testing.T) {
 	}
 }
 
+// Each refusal leaves nothing behind.
 func TestPrepare_Refuses(t *testing.T) {
 	path, _ := mainSnapshot(t)
 	ctx := context.Background()

@@ -15,6 +15,7 @@ func newSplitCmd(a *app) *cobra.Command {
 		newSplitPlanCmd(a),
 		newSplitPrepareCmd(a),
 		newSplitRecommendCmd(a),
+		newSplitVerifyCmd(a),
 	)
 	return cmd
 }
