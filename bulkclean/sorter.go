@@ -187,10 +187,4 @@ func (b *bitmap) set(i int) {
 	(*b)[i/64] |= 1 << (i % 64)
 }
 
-func (b *bitmap) clear(i int) {
-	if i/64 < len(*b) {
-		(*b)[i/64] &^= 1 << (i % 64)
-	}
-}
-
 func (b bitmap) has(i int) bool { return i/64 < len(b) && b[i/64]&(1<<(i%64)) != 0 }

@@ -122,7 +122,7 @@ func (c rotatingCreds) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo
 }
 
 func (c rotatingCreds) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.2"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 func (c rotatingCreds) Clone() credentials.TransportCredentials { return c }

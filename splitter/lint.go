@@ -70,10 +70,9 @@ type linter struct {
 	o   LintOptions
 	res LintResult
 
-	fixed     []Override // what the value means once corrected, resources that cannot move left out
-	fixable   bool
-	sets      []serverSet
-	sawCommas bool
+	fixed   []Override // what the value means once corrected, resources that cannot move left out
+	fixable bool
+	sets    []serverSet
 }
 
 // lintValues checks the occurrences of the flag, which the API server concatenates.

@@ -77,14 +77,14 @@ type ModelInput struct {
 
 // Model is the second opinion: what etcd's own drivers ask for.
 type Model struct {
-	Known                            bool
-	Index, Raft, Watch, Range        float64 // NaN where not known
-	Live, GoMemLimit                 Amount
-	Database                         Amount // at the horizon
-	Request, Limit, RestartGate      Amount
-	Quota, Volume                    Amount
-	DatabaseInMemory                 float64
-	quotaNow, horizonDays, fileShare float64
+	Known                       bool
+	Index, Raft, Watch, Range   float64 // NaN where not known
+	Live, GoMemLimit            Amount
+	Database                    Amount // at the horizon
+	Request, Limit, RestartGate Amount
+	Quota, Volume               Amount
+	DatabaseInMemory            float64
+	horizonDays, fileShare      float64
 }
 
 // Part is a term of an Amount.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.uber.org/zap"
 )
@@ -35,7 +36,7 @@ func ReadUsage(dataDir string) (u Usage, err error) {
 	u.Path = DBPath(dataDir)
 	err = recovered(func() error {
 		db, err := bbolt.Open(u.Path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockWait, PreLoadFreelist: true})
-		if errors.Is(err, bbolt.ErrTimeout) {
+		if errors.Is(err, berrors.ErrTimeout) {
 			return ErrRunning
 		}
 		if err != nil {

@@ -28,10 +28,12 @@ func (g *Generator) services(yield emit) bool {
 		if !yield(g.builtin(core.WithKind("Service"), "services", s)) {
 			return false
 		}
-		e := &corev1.Endpoints{ObjectMeta: g.meta("endpoints", ns, name, created)} //nolint:staticcheck // what clusters still hold
-		e.Subsets = []corev1.EndpointSubset{{                                      //nolint:staticcheck // the same
-			Addresses: []corev1.EndpointAddress{{IP: fmt.Sprintf("10.64.0.%d", i%256)}}, //nolint:staticcheck // the same
-			Ports:     []corev1.EndpointPort{{Name: "http", Port: 8080}},                //nolint:staticcheck // the same
+		//lint:ignore SA1019 clusters still hold Endpoints
+		e := &corev1.Endpoints{ObjectMeta: g.meta("endpoints", ns, name, created)}
+		//lint:ignore SA1019 clusters still hold Endpoints
+		e.Subsets = []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: fmt.Sprintf("10.64.0.%d", i%256)}},
+			Ports:     []corev1.EndpointPort{{Name: "http", Port: 8080}},
 		}}
 		if !yield(g.builtin(core.WithKind("Endpoints"), "endpoints", e)) {
 			return false
