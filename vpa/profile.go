@@ -35,6 +35,10 @@ type Profile struct {
 	Upper      Number    `json:"upperBytes"`
 	GoMemLimit Number    `json:"goMemLimitBytes"`
 	Words      string    `json:"words"` // why the limit
+	// Applies says that the keeper resizes its member, Pending that it is still to
+	// do so.
+	Applies bool `json:"applies"`
+	Pending bool `json:"pending"`
 }
 
 // ProfileOf is the profile of a recommendation.

@@ -48,6 +48,9 @@ type Sizer struct {
 	shared    time.Time
 	keepFile  bool // a checkpoint of a newer version is not overwritten
 	last      Recommendation
+	latest    Sample
+	pending   bool // it is to be resized
+	every     time.Duration
 }
 
 // NewSizer makes a Sizer for a member and loads its checkpoint. A checkpoint
@@ -66,7 +69,7 @@ func NewSizer(c *cluster.Client, m cluster.Member, cfg Config, o SizerOptions) (
 	if err != nil {
 		return nil, err
 	}
-	s := &Sizer{client: c, member: m, cfg: cfg, o: o, rec: rec}
+	s := &Sizer{client: c, member: m, cfg: cfg, o: o, rec: rec, latest: NewSample(time.Time{}), every: ProfileInterval}
 	sources := []Source{MetricsSource{c, m}}
 	if o.Local || o.CgroupDir != "" {
 		proc := ProcessSource{Root: o.Proc, Exe: "etcd", Port: clientPort(m)}
@@ -141,6 +144,7 @@ func (s *Sizer) Sample(ctx context.Context) error {
 		}
 		return &NoSourceError{reports}
 	}
+	s.latest = sample
 	before := len(s.rec.events)
 	s.rec.Observe(sample)
 	if s.o.Metrics != nil {
@@ -217,12 +221,14 @@ func (s *Sizer) profiles(ctx context.Context) []Profile {
 // ProfileInterval, and never under a NOSPACE alarm.
 func (s *Sizer) Share(ctx context.Context, v cluster.View) error {
 	s.mu.Lock()
-	last, due := s.last, time.Since(s.shared) >= ProfileInterval
+	last, pending, due := s.last, s.pending, time.Since(s.shared) >= s.every
 	s.mu.Unlock()
 	if !due || !known(float64(last.Memory.Limit.Bytes)) || noSpace(v) {
 		return nil
 	}
-	b, err := json.Marshal(ProfileOf(last))
+	p := ProfileOf(last)
+	p.Applies, p.Pending = s.cfg.Apply == ApplyResize, pending
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
@@ -258,4 +264,11 @@ func (s *Sizer) Save() error {
 		return nil
 	}
 	return s.rec.SaveFile(s.path())
+}
+
+// setPending notes whether the member is still to be resized, for its profile.
+func (s *Sizer) setPending(v bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = v
 }
