@@ -47,6 +47,7 @@ var parts = []part{
 	{"defrag", setUpDefrag},
 	{"split", setUpSplit},
 	{"clean", setUpClean},
+	{"vpa", setUpVPA},
 }
 
 type page struct {

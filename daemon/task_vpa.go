@@ -136,7 +136,7 @@ func (p *vpaPart) sizersOf(v cluster.View) ([]*vpa.Sizer, error) {
 // sample takes a sample of each member. The membership is read from the last
 // look of the watch task, so that a sample costs one page of metrics.
 func (p *vpaPart) sample(ctx context.Context) error {
-	v, _, ok := p.host.Watch.View()
+	v, ok := p.host.Watch.Latest()
 	if !ok {
 		return fmt.Errorf("%w: the cluster was not seen yet", ErrSkipped)
 	}

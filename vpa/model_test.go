@@ -102,7 +102,7 @@ func TestSample_Top(t *testing.T) {
 		set  func(*Sample)
 	}{
 		{DriverRange, func(s *Sample) { s.Drivers.RangesInFlight = 3 }},
-		{DriverSnapshot, func(s *Sample) { s.Drivers.SnapshotsSending = 1 }},
+		{DriverSnapshot, func(s *Sample) { s.Drivers.SnapshotsSending, s.Drivers.HeapGarbage = 1, gib }},
 		{DriverIndex, func(s *Sample) { s.Drivers.Keys, s.Drivers.SentBytes = 20e6, 0 }},
 		{DriverWatch, func(s *Sample) { s.Drivers.Watchers, s.Drivers.SentBytes = 5e6, 0 }},
 		{DriverRaft, func(s *Sample) { s.Drivers.PutBytes, s.Drivers.SentBytes = 1e6, 0 }},

@@ -18,7 +18,7 @@ func newVPACmd(a *app) *cobra.Command {
 		Long: "Requests and limits for the etcd container, from its own history and from what drives etcd's memory. " +
 			"Nothing is\nchanged unless apply is asked for.",
 	}
-	cmd.AddCommand(newVPARecommendCmd(a), newVPAReplayCmd(a))
+	cmd.AddCommand(newVPAApplyCmd(a), newVPARecommendCmd(a), newVPAReplayCmd(a))
 	return cmd
 }
 

@@ -167,3 +167,29 @@ func TestVPARecommend_Embedded(t *testing.T) {
 		t.Errorf("the proposal: got %s, %v", b, err)
 	}
 }
+
+func TestVPAApply(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"", "vpa.apply is off"},
+		{"--mode propose", "nothing to propose to"},
+		{"--mode resize", "vpa.pod"},
+		{"--mode all", `got "all"`},
+	} {
+		code, _, stderr := runCmd(t, append([]string{"vpa", "apply"}, strings.Fields(tt.args)...)...)
+		if code != exitUsage || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s: got exit code %d, %q, want 2 and %q", tt.args, code, stderr, tt.want)
+		}
+	}
+	e := etcdtest.Embed(t, etcdtest.EmbedOptions{})
+	manifest := filepath.Join(t.TempDir(), "etcd.yaml")
+	if err := os.WriteFile(manifest, []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: etcd}\nspec:\n  containers: [{name: etcd, image: e}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := runCmd(t, "vpa", "apply", "--mode", "propose", "--manifest", manifest, "--endpoints", e.Endpoint, "--proc", "", "--observe", "0s", "-w", "json")
+	if code != exitDone || !strings.Contains(stdout, `"outcome": "proposed"`) || !strings.Contains(stdout, ".etcd.proposed.yaml") {
+		t.Errorf("got exit code %d, %q, %q, want a proposal", code, stdout, stderr)
+	}
+	if b, err := os.ReadFile(manifest); err != nil || strings.Contains(string(b), "limits") {
+		t.Errorf("the manifest itself: got %s, %v, want it as it was", b, err)
+	}
+}

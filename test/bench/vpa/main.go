@@ -86,7 +86,7 @@ func runUsage(w io.Writer, usage, svg string) error {
 	for i, s := range all {
 		halves[i%2] = append(halves[i%2], s)
 		for _, r := range s.Rows {
-			if v := r.MemoryPercent / 100 * o.MemoryBytes; time.Duration(r.Step)*o.Step >= o.WarmUp && v > peaks[s.Name] {
+			if v := r.MemoryPercent / 100 * o.MemoryBytes; v > peaks[s.Name] {
 				peaks[s.Name] = v
 			}
 		}

@@ -84,12 +84,11 @@ func (a *autoscaler) Limit(now time.Time) float64 {
 }
 
 // krr is the rule of robusta-dev/krr's simple strategy: the maximum of two weeks
-// and 15 percent, 100 MB at least. Whoever uses it applies it once a run; here
-// that is at every step.
+// and 15 percent, or 25 percent more than the limit of an OOM kill, 100 MB at
+// least. Whoever uses it applies it once a run; here that is at every step.
 type krr struct {
 	values []sized
-	limit  float64
-	days   time.Duration
+	oom    float64
 }
 
 type sized struct {
@@ -98,6 +97,9 @@ type sized struct {
 }
 
 func (k *krr) Observe(s vpa.Sample) {
+	if s.OOM {
+		k.oom = max(k.oom, s.Limit*1.25)
+	}
 	if v := s.Demand(); v >= 0 {
 		k.values = append(k.values, sized{s.Time, v})
 	}
@@ -111,7 +113,7 @@ func (k *krr) Limit(now time.Time) float64 {
 	for _, v := range k.values {
 		top = max(top, v.bytes)
 	}
-	return max(top*1.15, 100e6)
+	return max(top*1.15, k.oom, 100e6)
 }
 
 // static is a limit that was known before.
