@@ -27,7 +27,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is generous: a test ends as soon as what it waits for is so.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // syncBuffer is a log that is read while it is written.
 type syncBuffer struct {
