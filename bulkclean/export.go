@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -17,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	cbor "k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/atomicfile"
 )
@@ -131,7 +132,7 @@ func (x *exporter) sync() error {
 	if err := x.w.Flush(); err != nil {
 		return fmt.Errorf("write the export: %w", err)
 	}
-	if err := syscall.Fdatasync(int(x.file.Fd())); err != nil {
+	if err := fileutil.Fdatasync(x.file); err != nil {
 		return fmt.Errorf("sync the export: %w", err)
 	}
 	return nil

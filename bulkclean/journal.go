@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+
 	"github.com/etcdkeeper/etcdkeeper/internal/atomicfile"
 )
 
@@ -260,7 +262,7 @@ func (j *journal) sync() error {
 	if err := j.w.Flush(); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
-	if err := syscall.Fdatasync(int(j.file.Fd())); err != nil {
+	if err := fileutil.Fdatasync(j.file); err != nil {
 		return fmt.Errorf("sync the journal: %w", err)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcdkeeper/etcdkeeper/bulkclean"
 	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/defrag"
 	"github.com/etcdkeeper/etcdkeeper/kube"
 )
 
@@ -29,6 +30,7 @@ type cleanApply struct {
 	exec         bulkclean.Executor
 	acceptBypass bool
 	thenDefrag   bool
+	compactWait  time.Duration
 }
 
 func newCleanApplyCmd(a *app) *cobra.Command {
@@ -54,7 +56,8 @@ func newCleanApplyCmd(a *app) *cobra.Command {
 	fs.DurationVar(&p.exec.MaxPlanAge, "max-plan-age", bulkclean.DefaultMaxPlanAge, "refuse an older plan")
 	fs.Int64Var(&p.exec.MaxOrphanPods, "max-orphan-pods", bulkclean.DefaultMaxOrphanPods, "wait while more pods than this wait for the garbage collector (0 = do not look)")
 	fs.DurationVar(&p.exec.Patience, "patience", bulkclean.DefaultPatience, "longest outage that is waited out")
-	fs.BoolVar(&p.thenDefrag, "then-defrag", false, "defragment the members afterwards")
+	fs.BoolVar(&p.thenDefrag, "then-defrag", false, "hand over to the rolling defragmentation afterwards")
+	fs.DurationVar(&p.compactWait, "compact-wait", 0, "with --then-defrag: longest wait for the API server to compact the deletions")
 	return cmd
 }
 
@@ -89,13 +92,29 @@ func (p *cleanApply) run(cmd *cobra.Command, args []string) error {
 	p.exec.Progress = func(s bulkclean.Progress) { showProgress(bar, s) }
 	res, err := p.exec.Execute(ctx, plan)
 	_ = bar.Finish()
-	if perr := p.print(res, func(w io.Writer) error { return applyTable(w, plan, res) }); perr != nil {
+	out := applied{Result: res}
+	err = p.ended(ctx, args[0], res, err)
+	if err == nil && p.thenDefrag {
+		out.Defrag, err = p.defragment(cmd, c)
+	}
+	perr := p.print(out, func(w io.Writer) error {
+		if err := applyTable(w, plan, res); err != nil || out.Defrag == nil {
+			return err
+		}
+		fmt.Fprintln(w)
+		return defragTable(w, *out.Defrag)
+	})
+	if perr != nil {
 		return perr
 	}
-	if err := p.ended(ctx, args[0], res, err); err != nil {
-		return err
-	}
-	return p.afterwards(cmd, res)
+	p.afterwards(res)
+	return err
+}
+
+// applied is what clean apply prints.
+type applied struct {
+	bulkclean.Result
+	Defrag *defrag.Report `json:"defrag,omitempty"`
 }
 
 // check looks at the flags.
@@ -239,12 +258,70 @@ func applyTable(w io.Writer, plan *bulkclean.Plan, r bulkclean.Result) error {
 	return nil
 }
 
-// afterwards says what the freed space still needs, or hands over to the rolling run.
-func (p *cleanApply) afterwards(_ *cobra.Command, res bulkclean.Result) error {
-	if res.Deleted == 0 {
+// afterwards says what the freed space still needs.
+func (p *cleanApply) afterwards(res bulkclean.Result) {
+	if res.Deleted == 0 || p.thenDefrag {
+		return
+	}
+	fmt.Fprintln(p.stderr, "etcd reuses the space once the deletions are compacted, which the API server does every five minutes. The files\n"+
+		"shrink when the members are defragmented after that: etcdkeeper defrag.")
+}
+
+// defragment hands over to the rolling run. Compacting is left to the API server: watchers that have not seen a
+// deletion yet would lose it. Until it has compacted the rule may find nothing to reclaim, so --compact-wait gives it
+// time.
+func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client) (*defrag.Report, error) {
+	ctx := cmd.Context()
+	if err := p.compacted(ctx, c); err != nil {
+		return nil, withCode(exitPartial, fmt.Errorf("the objects are deleted; interrupted before the members were defragmented: %w", err))
+	}
+	r, err := defrag.NewRunner(defrag.Client{Client: c}, p.loaded.Config.Defrag, defrag.Options{
+		Log: p.log, By: keeperName("clean"), Manual: true, Abandon: secondSignal(ctx), Progress: p.defragProgress(),
+		Situation: func(v cluster.View) defrag.Situation {
+			return defrag.Situation{DiskFree: memberDisk(c.Config(), v)}
+		},
+	})
+	if err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	rep, err := r.Run(ctx)
+	if err != nil && rep.Outcome == "" {
+		return nil, withCode(exitPartial, fmt.Errorf("the objects are deleted, the members were not defragmented: %w", err))
+	}
+	err = defragExit(ctx, rep, err)
+	if exitCode(err) != exitDone {
+		// Something was changed: the objects are gone.
+		err = withCode(exitPartial, fmt.Errorf("the objects are deleted; defragmenting: %w", err))
+	}
+	return &rep, err
+}
+
+// compacted waits until the deletions are compacted, for --compact-wait at most.
+func (p *cleanApply) compacted(ctx context.Context, c *cluster.Client) error {
+	if p.compactWait <= 0 {
 		return nil
 	}
-	fmt.Fprintln(p.stderr, "etcd reuses the space once the deletions are compacted: the API server does that every five minutes. The files shrink\n"+
-		"when the members are defragmented after that: etcdkeeper defrag, or --then-defrag here.")
+	_, deletedBy, err := bulkclean.NewEtcd(c).ClusterID(ctx, bulkclean.DefaultRegistry)
+	if err != nil {
+		return err
+	}
+	p.log.Info("waiting for the deletions to be compacted", "revision", deletedBy, "longest", p.compactWait)
+	for end := time.Now().Add(p.compactWait); time.Now().Before(end); {
+		v, err := c.View(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range v.Members {
+			if rev, ok := c.CompactRevision(ctx, m); m.Reachable && ok && rev >= deletedBy {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Second):
+		}
+	}
+	p.log.Warn("the deletions are not compacted yet: defragmenting may find little to reclaim")
 	return nil
 }
