@@ -9,9 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/scheme"
 )
 
 var pods = Resource{Version: "v1", Plural: "pods"}
@@ -26,13 +24,12 @@ func (c *Client) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, 
 }
 
 func decodePod(raw []byte, namespace, name string) (*corev1.Pod, error) {
-	obj, err := runtime.Decode(scheme.Codecs.UniversalDeserializer(), raw)
-	if err != nil {
+	pod := new(corev1.Pod)
+	if err := json.Unmarshal(raw, pod); err != nil {
 		return nil, fmt.Errorf("read pod %s/%s: %w", namespace, name, err)
 	}
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return nil, fmt.Errorf("read pod %s/%s: the API server sent a %T", namespace, name, obj)
+	if pod.Kind != "Pod" {
+		return nil, fmt.Errorf("read pod %s/%s: the API server sent a %q", namespace, name, pod.Kind)
 	}
 	return pod, nil
 }

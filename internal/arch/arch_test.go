@@ -47,6 +47,7 @@ var guarded = []struct {
 	{"go.etcd.io/etcd/server/", []string{"internal/etcdfile", "internal/embedded"}},
 	{"go.etcd.io/etcd/etcdutl/", []string{"internal/etcdfile", "internal/embedded"}},
 	{"go.etcd.io/bbolt", []string{"internal/etcdfile", "internal/embedded"}},
+	{"k8s.io/client-go/kubernetes", []string{"nobody: its types of all API groups are 10 MB"}},
 	{"k8s.io/client-go/", []string{"kube"}},
 }
 
