@@ -143,7 +143,7 @@ func TestFault_ThreeDaemons(t *testing.T) {
 	var logs []*buffer
 	for _, m := range c.Members {
 		cmd, _, stderr := command(t, c, "run", "--member", m.Name)
-		cmd.Args = append(cmd.Args[:3:3], "--member", m.Name, "--endpoints", m.ClientURL)
+		cmd.Args = append(cmd.Args[:2:2], "--member", m.Name, "--endpoints", m.ClientURL)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

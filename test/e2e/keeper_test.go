@@ -187,4 +187,3 @@ func gauges(t *testing.T, c *etcdtest.Cluster, every time.Duration) (stop func()
 		return most, order
 	}
 }
-
