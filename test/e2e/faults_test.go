@@ -68,9 +68,13 @@ func waitInFlight(t *testing.T, c *etcdtest.Cluster) *etcdtest.Member {
 func TestFault_KeeperKilledThenAnotherStarts(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version string) {
 		c := etcdtest.Start(t, etcdtest.Options{Versions: three(version)})
-		fragment(t, c, 150, 150)
+		fragment(t, c, 100, 40)
 		stop := gauges(t, c, 50*time.Millisecond)
-
+		defer func() {
+			if most, _ := stop(); most > 1 {
+				t.Errorf("%d members were in flight at once", most)
+			}
+		}()
 		first, _, _ := start(t, c, "defrag", "--rule", "true")
 		waitInFlight(t, c)
 		if err := first.Process.Kill(); err != nil {
@@ -87,12 +91,12 @@ func TestFault_KeeperKilledThenAnotherStarts(t *testing.T) {
 			r := keeper(t, c, "defrag", "--rule", "true", "-w", "json")
 			return r.code == 3 && strings.Contains(r.stdout, fmt.Sprintf("(pid %d)", first.Process.Pid)) && strings.Contains(r.stdout, " s unless")
 		})
+		if version != "3.7" {
+			return // taking the lock takes half a minute, and is the same on all of them
+		}
 		third := keeper(t, c, "defrag", "--rule", "true", "--break-lock", "-w", "json")
 		if third.code != 0 || decode[defragReport](t, third).Outcome != "done" {
 			t.Errorf("with --break-lock: %s", third)
-		}
-		if most, _ := stop(); most > 1 {
-			t.Errorf("%d members were in flight at once", most)
 		}
 	})
 }
@@ -100,7 +104,7 @@ func TestFault_KeeperKilledThenAnotherStarts(t *testing.T) {
 func TestFault_ThreeKeepersAtOnce(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version string) {
 		c := etcdtest.Start(t, etcdtest.Options{Versions: three(version)})
-		fragment(t, c, 60, 120)
+		fragment(t, c, 40, 70)
 		client := c.HTTPClient(t)
 		stop := gauges(t, c, 50*time.Millisecond)
 		var wg sync.WaitGroup
@@ -153,7 +157,7 @@ func TestFault_ThreeDaemons(t *testing.T) {
 		})
 		logs = append(logs, stderr)
 	}
-	fragment(t, c, 60, 120)
+	fragment(t, c, 40, 70)
 	stop := gauges(t, c, 50*time.Millisecond)
 	eventually(t, 2*time.Minute, "every member is defragmented", func() bool {
 		for _, m := range c.Members {
@@ -182,7 +186,7 @@ func TestFault_ThreeDaemons(t *testing.T) {
 func TestFault_MemberKilledInARun(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version string) {
 		c := etcdtest.Start(t, etcdtest.Options{Versions: three(version)})
-		fragment(t, c, 150, 100)
+		fragment(t, c, 100, 40)
 		t.Setenv("ETCDKEEPER_DEFRAG_GATETIMEOUT", "10s")
 		cmd, stdout, stderr := start(t, c, "defrag", "--rule", "true", "-w", "json", "--command-timeout", "2s")
 		m := waitInFlight(t, c)
@@ -268,9 +272,9 @@ func TestFault_ConnectionCutInADefragmentation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := etcdtest.Start(t, etcdtest.Options{Versions: three("3.6"), ClientProxies: true})
-			fragment(t, c, 200, 100)
+			fragment(t, c, 120, 60)
 			client := c.HTTPClient(t)
-			args := []string{"defrag", "-w", "json"}
+			args := []string{"defrag", "--rule", "true", "-w", "json"}
 			for _, m := range c.Members {
 				args = append(args, "--metrics-url", m.Name+"="+m.MetricsURL+"/metrics")
 			}

@@ -143,7 +143,7 @@ func fragment(t *testing.T, c *etcdtest.Cluster, keep, drop int) {
 	for _, m := range c.Members {
 		eventually(t, time.Minute, "member "+m.Name+" has compacted", func() bool {
 			st, err := m.Status(ctx)
-			return err == nil && (st.DbSize-st.DbSizeInUse) > int64(drop)<<20*8/10
+			return err == nil && (st.DbSize-st.DbSizeInUse) > int64(drop)<<20/2
 		})
 	}
 }
