@@ -472,9 +472,13 @@ func TestRunner_WaitsForACompaction(t *testing.T) {
 		c := DefaultConfig()
 		r, _ := NewRunner(f, c, Options{Manual: true})
 		stop := make(chan struct{})
+		shrink := func() {
+			f.set(2, func(m *cluster.Member) { m.DBSizeInUse = inUse << 20; m.DBSize = 500 << 20 })
+		}
+		shrink() // under way before the run looks for the first time
 		go func() {
 			for ; inUse > 150; inUse -= 10 {
-				f.set(2, func(m *cluster.Member) { m.DBSizeInUse = inUse << 20; m.DBSize = 500 << 20 })
+				shrink()
 				time.Sleep(500 * time.Millisecond)
 			}
 			close(stop)

@@ -119,5 +119,5 @@ func (k *krr) Limit(now time.Time) float64 {
 // static is a limit that was known before.
 type static float64
 
-func (static) Observe(vpa.Sample)          {}
+func (static) Observe(vpa.Sample)        {}
 func (s static) Limit(time.Time) float64 { return float64(s) }
