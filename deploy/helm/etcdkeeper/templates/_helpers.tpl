@@ -42,7 +42,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "etcdkeeper.selectorLabels" . }}
 app.kubernetes.io/component: keeper
 {{- else -}}
-{{ toYaml (required "mode sidecar: podLabels, the labels of your etcd pods, are wanted by podMonitor and networkPolicy" .Values.podLabels) }}
+{{- if not .Values.podLabels }}
+{{- fail "mode sidecar: podLabels, the labels of your etcd pods, are wanted by podMonitor and networkPolicy" }}
+{{- end }}
+{{- toYaml .Values.podLabels }}
 {{- end }}
 {{- end }}
 

@@ -1,0 +1,357 @@
+package deploy
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"sigs.k8s.io/yaml"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
+	"github.com/etcdkeeper/etcdkeeper/internal/kubetest"
+	"github.com/etcdkeeper/etcdkeeper/internal/testproc"
+)
+
+const chart = "deploy/helm/etcdkeeper"
+
+// run runs a program in the repository's root.
+func run(t *testing.T, env []string, program string, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), env...)
+	var errout strings.Builder
+	cmd.Stderr = &errout
+	out, err := cmd.Output()
+	return string(out) + errout.String(), err
+}
+
+func mustRun(t *testing.T, env []string, program string, args ...string) string {
+	t.Helper()
+	out, err := run(t, env, program, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", filepath.Base(program), strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// helm is the program and an environment in which it leaves nothing outside of the test's directory.
+func helm(t *testing.T) (string, []string) {
+	t.Helper()
+	testproc.RequireReal(t)
+	dir := t.TempDir()
+	return testproc.Tool(t, "helm"), []string{"HELM_CACHE_HOME=" + dir, "HELM_CONFIG_HOME=" + dir, "HELM_DATA_HOME=" + dir}
+}
+
+// podMonitor and prometheusRule are what the tests decode the Prometheus operator's types into: the fields in use, so
+// that one that is misspelt is found.
+type podMonitor struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              struct {
+		Selector            metav1.LabelSelector `json:"selector"`
+		PodMetricsEndpoints []struct {
+			Port          string         `json:"port"`
+			Path          string         `json:"path"`
+			Interval      string         `json:"interval"`
+			ScrapeTimeout string         `json:"scrapeTimeout"`
+			Scheme        string         `json:"scheme"`
+			TLSConfig     map[string]any `json:"tlsConfig"`
+			BasicAuth     map[string]any `json:"basicAuth"`
+			Relabelings   []struct {
+				Action      string `json:"action"`
+				TargetLabel string `json:"targetLabel"`
+				Replacement string `json:"replacement"`
+			} `json:"relabelings"`
+		} `json:"podMetricsEndpoints"`
+	} `json:"spec"`
+}
+
+type prometheusRule struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              rules `json:"spec"`
+}
+
+// kinds are the types that manifests are decoded into.
+var kinds = map[string]func() any{
+	"v1/ConfigMap":                                    func() any { return &corev1.ConfigMap{} },
+	"v1/Service":                                      func() any { return &corev1.Service{} },
+	"v1/ServiceAccount":                               func() any { return &corev1.ServiceAccount{} },
+	"v1/Pod":                                          func() any { return &corev1.Pod{} },
+	"apps/v1/Deployment":                              func() any { return &appsv1.Deployment{} },
+	"apps/v1/StatefulSet":                             func() any { return &appsv1.StatefulSet{} },
+	"batch/v1/CronJob":                                func() any { return &batchv1.CronJob{} },
+	"networking.k8s.io/v1/NetworkPolicy":              func() any { return &networkingv1.NetworkPolicy{} },
+	"rbac.authorization.k8s.io/v1/Role":               func() any { return &rbacv1.Role{} },
+	"rbac.authorization.k8s.io/v1/RoleBinding":        func() any { return &rbacv1.RoleBinding{} },
+	"rbac.authorization.k8s.io/v1/ClusterRole":        func() any { return &rbacv1.ClusterRole{} },
+	"rbac.authorization.k8s.io/v1/ClusterRoleBinding": func() any { return &rbacv1.ClusterRoleBinding{} },
+	"monitoring.coreos.com/v1/PodMonitor":             func() any { return &podMonitor{} },
+	"monitoring.coreos.com/v1/PrometheusRule":         func() any { return &prometheusRule{} },
+}
+
+// decode decodes every document strictly and returns the objects by kind.
+func decode(t *testing.T, manifests string) map[string][]any {
+	t.Helper()
+	out := map[string][]any{}
+	for doc := range strings.SplitSeq("\n"+manifests, "\n---\n") {
+		var m metav1.TypeMeta
+		if err := yaml.Unmarshal([]byte(doc), &m); err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		if m.Kind == "" {
+			continue // comments only
+		}
+		of := kinds[m.APIVersion+"/"+m.Kind]
+		if of == nil {
+			t.Fatalf("no type for %s/%s", m.APIVersion, m.Kind)
+		}
+		o := of()
+		if err := yaml.UnmarshalStrict([]byte(doc), o); err != nil {
+			t.Errorf("%s: %v in\n%s", m.Kind, err, doc)
+		}
+		out[m.Kind] = append(out[m.Kind], o)
+	}
+	return out
+}
+
+// renderings are the manifests of every way of deploying, by name.
+func renderings(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	program, env := helm(t)
+	examples, err := filepath.Glob(root + chart + "/ci/*-values.yaml")
+	if err != nil || len(examples) < 5 {
+		t.Fatalf("got %d values examples, %v", len(examples), err)
+	}
+	for _, e := range examples {
+		e = strings.TrimPrefix(e, root)
+		out[filepath.Base(e)] = mustRun(t, env, program, "template", "keeper", chart, "-n", "etcd", "--kube-version", "1.36.3", "-f", e)
+	}
+	// helm writes the dependency into the chart's directory: a copy.
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(root+"deploy/helm")); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, env, program, "dependency", "build", dir+"/examples/etcd")
+	out["helm example"] = mustRun(t, env, program, "template", "etcd", dir+"/examples/etcd", "-n", "etcd", "--kube-version", "1.36.3")
+	out["kustomize example"] = mustRun(t, nil, testproc.Tool(t, "kustomize"), "build", "deploy/kustomize/examples/etcd")
+	for _, dir := range []string{"patches", "patches-nonroot"} {
+		out["kubeadm "+dir] = patchedStaticPod(t, dir)
+	}
+	return out
+}
+
+// patchedStaticPod is kubeadm's static pod with the shipped patch, merged as kubeadm merges it.
+func patchedStaticPod(t *testing.T, dir string) string {
+	t.Helper()
+	pod, err := os.ReadFile("testdata/kubeadm-etcd.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	original, err := yaml.YAMLToJSON(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := yaml.YAMLToJSON(read(t, "deploy/kubeadm/"+dir+"/etcd+strategic.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	merged, err := strategicpatch.StrategicMergePatch(original, patch, corev1.Pod{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := yaml.JSONToYAML(merged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func podSpecs(objects map[string][]any) map[string]corev1.PodSpec {
+	out := map[string]corev1.PodSpec{}
+	for _, o := range objects["Pod"] {
+		out["Pod"] = o.(*corev1.Pod).Spec
+	}
+	for _, o := range objects["StatefulSet"] {
+		out["StatefulSet"] = o.(*appsv1.StatefulSet).Spec.Template.Spec
+	}
+	for _, o := range objects["Deployment"] {
+		out["Deployment"] = o.(*appsv1.Deployment).Spec.Template.Spec
+	}
+	for _, o := range objects["CronJob"] {
+		out["CronJob"] = o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec
+	}
+	return out
+}
+
+// Every rendering decodes strictly, and its keeper is hardened and mounted completely.
+func TestManifests(t *testing.T) {
+	for name, manifests := range renderings(t) {
+		t.Run(name, func(t *testing.T) {
+			objects := decode(t, manifests)
+			for kind, spec := range podSpecs(objects) {
+				checkKeepers(t, kind, spec)
+			}
+			for _, o := range objects["PodMonitor"] {
+				for _, e := range o.(*podMonitor).Spec.PodMetricsEndpoints {
+					if len(e.Relabelings) != 1 || e.Relabelings[0].TargetLabel != "job" || strings.Contains(e.Relabelings[0].Replacement, "etcd") {
+						t.Errorf("the PodMonitor does not name the job: %+v", e.Relabelings)
+					}
+				}
+			}
+			for _, kind := range []string{"Role", "ClusterRole"} {
+				for _, o := range objects[kind] {
+					checkRights(t, o)
+				}
+			}
+		})
+	}
+}
+
+func checkKeepers(t *testing.T, kind string, spec corev1.PodSpec) {
+	t.Helper()
+	volumes := map[string]bool{}
+	for _, v := range spec.Volumes {
+		volumes[v.Name] = true
+	}
+	if kind == "StatefulSet" {
+		volumes["data"] = true // of the claim templates
+	}
+	keepers := 0
+	for i, c := range append(append([]corev1.Container{}, spec.InitContainers...), spec.Containers...) {
+		for _, m := range c.VolumeMounts {
+			if !volumes[m.Name] {
+				t.Errorf("%s: container %s mounts volume %s, which the pod does not have", kind, c.Name, m.Name)
+			}
+		}
+		if !strings.Contains(c.Image, "etcdkeeper") {
+			continue
+		}
+		keepers++
+		sidecar := i < len(spec.InitContainers) && kind != "CronJob"
+		if sidecar && (c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways) {
+			t.Errorf("%s: the sidecar has no restartPolicy Always: etcd would never start", kind)
+		}
+		if c.StartupProbe != nil {
+			t.Errorf("%s: a startup probe of the sidecar would keep etcd from starting", kind)
+		}
+		s := c.SecurityContext
+		if s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem ||
+			s.Capabilities == nil || len(s.Capabilities.Drop) != 1 || s.Capabilities.Drop[0] != "ALL" || s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+			t.Errorf("%s: container %s is not hardened: %+v", kind, c.Name, s)
+		}
+		if c.Resources.Limits.Memory().IsZero() {
+			t.Errorf("%s: container %s has no memory limit", kind, c.Name)
+		}
+		for _, m := range c.VolumeMounts {
+			if (m.Name == "data" || m.Name == "etcd-data") && !m.ReadOnly {
+				t.Errorf("%s: etcd's volume can be written by the keeper", kind)
+			}
+		}
+	}
+	if keepers == 0 {
+		t.Errorf("%s: no keeper in it", kind)
+	}
+	if kind != "Deployment" && kind != "CronJob" && (len(spec.Containers) != 1 || spec.Containers[0].Name != "etcd") {
+		t.Errorf("%s: the member's own container is not what it was", kind)
+	}
+}
+
+// checkRights refuses rights that nothing needs.
+func checkRights(t *testing.T, o any) {
+	t.Helper()
+	var policies []rbacv1.PolicyRule
+	switch r := o.(type) {
+	case *rbacv1.Role:
+		policies = r.Rules
+	case *rbacv1.ClusterRole:
+		policies = r.Rules
+	}
+	for _, p := range policies {
+		for _, all := range [][]string{p.Verbs, p.Resources, p.APIGroups} {
+			for _, s := range all {
+				if s == "*" || s == "list" || s == "watch" || s == "deletecollection" || s == "secrets" {
+					t.Errorf("a right to %q in %+v", s, p)
+				}
+			}
+		}
+	}
+}
+
+// The chart refuses what cannot work, and says why.
+func TestChart_Refuses(t *testing.T) {
+	program, env := helm(t)
+	for _, tt := range []struct{ set, want string }{
+		{"mode=daemonset", "mode"},
+		{"podMonitor.jobLabel=etcdkeeper", "jobLabel"},
+		{"listen.port=0", "port"},
+		{"unknown=1", "unknown"},
+		{"etcd.endpoints={}", "endpoints"},
+		{"etcd.endpoints={https://etcd}", "endpoints"},
+		{"etcd.tls.secretname=x", "secretname"},
+		{"image.pullPolicy=Sometimes", "pullPolicy"},
+		{"rbac.clean.resources[0].resources={*}", "resources"},
+		{"mode=deployment", "etcd.tls: name the Secret"},
+		{"podMonitor.enabled=true", "podLabels"},
+		{"clean.enabled=true", "rbac.clean.enabled"},
+	} {
+		out, err := run(t, env, program, "template", "keeper", chart, "--kube-version", "1.36.3", "--set", tt.set)
+		if err == nil || !strings.Contains(out, tt.want) {
+			t.Errorf("--set %s: got %v, want an error that names %s:\n%s", tt.set, err, tt.want, out)
+		}
+	}
+	if out, err := run(t, env, program, "template", "keeper", chart, "--kube-version", "1.28.0"); err == nil || !strings.Contains(out, "1.29") {
+		t.Errorf("Kubernetes 1.28, which has no native sidecars: got %v\n%s", err, out)
+	}
+}
+
+func TestChart_Lints(t *testing.T) {
+	program, env := helm(t)
+	examples, err := filepath.Glob(root + chart + "/ci/*-values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range examples {
+		mustRun(t, env, program, "lint", "--strict", "--kube-version", "1.36.3", chart, "-f", strings.TrimPrefix(e, root))
+	}
+}
+
+// A real API server takes every rendering, in a server-side dry run.
+func TestManifests_ServerSideDryRun(t *testing.T) {
+	all := renderings(t)
+	etcd := etcdtest.Start(t, etcdtest.Options{Versions: []string{etcdtest.V37}})
+	server := kubetest.Start(t, kubetest.Options{EtcdEndpoints: etcd.Endpoints()})
+	for _, ns := range []string{"etcd", "batch-prod"} {
+		server.Kubectl(t, "create", "namespace", ns)
+	}
+	for name, manifests := range all {
+		t.Run(name, func(t *testing.T) {
+			var docs []string
+			for doc := range strings.SplitSeq("\n"+manifests, "\n---\n") {
+				if !strings.Contains(doc, "monitoring.coreos.com/") && strings.Contains(doc, "kind:") {
+					docs = append(docs, doc)
+				}
+			}
+			args := []string{"apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"}
+			out := server.KubectlInput(t, strings.Join(docs, "\n---\n"), args...)
+			if n := strings.Count(out, "serverside-applied (server dry run)"); n != len(docs) {
+				t.Errorf("got %d objects applied, want %d:\n%s", n, len(docs), out)
+			}
+		})
+	}
+}
