@@ -3,17 +3,10 @@
 package split
 
 import (
-	"context"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-
-	"github.com/etcdkeeper/etcdkeeper/internal/testproc"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,33 +20,5 @@ func within(t *testing.T, what string, done func() bool) {
 			t.Fatalf("waited in vain for %s", what)
 		}
 		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-// keeper builds the binary once a test and returns a function that runs it.
-func keeper(t *testing.T) func(args ...string) (code int, out string) {
-	t.Helper()
-	testproc.RequireReal(t)
-	bin := filepath.Join(t.TempDir(), "etcdkeeper")
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "./cmd/etcdkeeper")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return func(args ...string) (int, string) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, bin, args...)
-		cmd.Env = append(os.Environ(), "ETCDKEEPER_LOG_LEVEL=error")
-		out, err := cmd.CombinedOutput()
-		if err != nil && cmd.ProcessState == nil {
-			t.Fatalf("etcdkeeper %s: %v", strings.Join(args, " "), err)
-		}
-		return cmd.ProcessState.ExitCode(), string(out)
 	}
 }
