@@ -84,7 +84,7 @@ type demoStep struct {
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
-	if err := withoutConnectionEnv(); err != nil {
+	if err := demoEnv(); err != nil {
 		return err
 	}
 	exe, err := os.Executable()
@@ -137,8 +137,8 @@ func (d *demo) ended(ctx context.Context, err error) error {
 	return err
 }
 
-// withoutConnectionEnv keeps the commands of the tour from the user's own etcd, credentials and files.
-func withoutConnectionEnv() error {
+// demoEnv keeps the commands of the tour from the user's own etcd, credentials and files, and the tour short.
+func demoEnv() error {
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, "ETCDCTL_") || strings.HasPrefix(name, "ETCDKEEPER_") {
@@ -147,8 +147,14 @@ func withoutConnectionEnv() error {
 			}
 		}
 	}
+	if err := os.Setenv(demoSettle, "1s"); err != nil {
+		return fmt.Errorf("demo: set %s: %w", demoSettle, err)
+	}
 	return nil
 }
+
+// demoSettle is the pause after each member, which is longer where somebody depends on the cluster.
+const demoSettle = "ETCDKEEPER_DEFRAG_SETTLE"
 
 func (d *demo) say(format string, args ...any) {
 	d.number++
@@ -241,7 +247,7 @@ func (d *demo) tour() []demoStep {
 	return []demoStep{
 		{"How are the members? Size, what of it is in use, quota, and whether something is to be done.", []string{"status"}, nil},
 		{"What would a rolling defragmentation do, and why? Nothing is changed.", []string{"defrag", "--dry-run"}, []int{exitFindings}},
-		{"Do it: one member at a time, the leader last, every gate read before each.", []string{"defrag"}, nil},
+		{"Do it: one member at a time, the leader last, every gate read before each ("+demoSettle+"=1s keeps the tour short).", []string{"defrag"}, nil},
 		{"And now?", []string{"status"}, nil},
 		{"Who fills the database?", []string{"census"}, nil},
 		{

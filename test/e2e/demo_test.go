@@ -161,7 +161,7 @@ func TestDemo_Once(t *testing.T) {
 	if code := d.wait(t, 5*time.Minute); code != 0 {
 		t.Fatalf("got exit code %d, want 0:\n%s\n%s", code, &d.out, &d.errout)
 	}
-	for _, want := range []string{"Starting three etcd members", "jobs.batch", "The tour is over", "files removed"} {
+	for _, want := range []string{"Starting three etcd members", "jobs.batch", "3 members defragmented", "Deleted 4040 of 4040 jobs", "The tour is over", "files removed"} {
 		if !strings.Contains(d.out.String(), want) {
 			t.Errorf("the output does not say %q:\n%s", want, &d.out)
 		}
