@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -49,8 +51,12 @@ type fixture struct {
 	dir    string
 }
 
-func newFixture(t *testing.T) *fixture {
-	e := etcdtest.Embed(t, etcdtest.EmbedOptions{})
+func newFixture(t *testing.T) *fixture { return newFixtureOf(t, 0) }
+
+// newFixtureOf is newFixture with a quota.
+func newFixtureOf(t *testing.T, quota int64) *fixture {
+	t.Helper()
+	e := etcdtest.Embed(t, etcdtest.EmbedOptions{QuotaBytes: quota, Configure: func(c *embed.Config) { c.TickMs, c.ElectionMs = 10, 100 }})
 	c := e.Client(t)
 	f := &fixture{T: t, client: c, conn: &single{c: c}, dir: t.TempDir()}
 	f.etcd = NewEtcd(f.conn)
@@ -208,6 +214,7 @@ var _ API = (*fakeAPI)(nil)
 func bothWays(t *testing.T, test func(t *testing.T, f *fixture, api *fakeAPI)) {
 	for _, via := range []Via{ViaAPI, ViaEtcd} {
 		t.Run(string(via), func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t)
 			var api *fakeAPI
 			if via == ViaAPI {
@@ -256,6 +263,7 @@ func TestExecutor_DeletesExactlyThePlan(t *testing.T) {
 
 // TestExecutor_OneKeyATransaction: watchers that resume at a revision lose all but one of several keys.
 func TestExecutor_OneKeyATransaction(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(200)
 	p := f.plan()
@@ -349,6 +357,7 @@ func TestExecutor_Finalizers(t *testing.T) {
 }
 
 func TestExecutor_Refuses(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(20)
 	p := f.plan()
@@ -392,6 +401,7 @@ func TestExecutor_Refuses(t *testing.T) {
 }
 
 func TestExecutor_Busy(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(3)
 	p := f.plan()
@@ -411,6 +421,7 @@ func TestExecutor_Busy(t *testing.T) {
 
 // TestExecutor_Faults: answers that are lost, servers that are busy or away.
 func TestExecutor_Faults(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(60)
 	p := f.plan()
@@ -432,6 +443,7 @@ func TestExecutor_Faults(t *testing.T) {
 }
 
 func TestExecutor_RetryAfter(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(10)
 	p := f.plan()
@@ -450,6 +462,7 @@ func TestExecutor_RetryAfter(t *testing.T) {
 }
 
 func TestExecutor_Denied(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(50)
 	p := f.plan()
@@ -466,6 +479,7 @@ func TestExecutor_Denied(t *testing.T) {
 }
 
 func TestExecutor_Outage(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(20)
 	p := f.plan()
@@ -534,6 +548,7 @@ func TestExecutor_Stopped(t *testing.T) {
 
 // TestExecutor_Export: what is exported is what was stored, and it is there before the deletion.
 func TestExecutor_Export(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.jobs(150)
 	values := map[string][]byte{}
@@ -573,5 +588,27 @@ func TestExecutor_Export(t *testing.T) {
 	})
 	if err != nil || n != 150 {
 		t.Errorf("got %d objects and %v, want 150", n, err)
+	}
+}
+
+// TestExecutor_NoSpace: deletions pass where nothing can be written.
+func TestExecutor_NoSpace(t *testing.T) {
+	t.Parallel()
+	f := newFixtureOf(t, 8<<20)
+	f.jobs(50)
+	p := f.plan()
+	junk := strings.Repeat("x", 512<<10)
+	for i := 0; ; i++ {
+		if _, err := f.client.Put(t.Context(), fmt.Sprintf("/junk/%d", i), junk); errors.Is(err, rpctypes.ErrNoSpace) {
+			break
+		} else if err != nil || i > 100 {
+			t.Fatalf("the quota does not end: %v", err)
+		}
+	}
+	if r := f.execute(f.executor(nil), p); r.Deleted != 50 {
+		t.Errorf("got %+v, want all 50", r)
+	}
+	if _, err := f.client.Put(t.Context(), "/junk/more", junk); !errors.Is(err, rpctypes.ErrNoSpace) {
+		t.Errorf("got %v: the test did not test it under NOSPACE", err)
 	}
 }

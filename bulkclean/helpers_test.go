@@ -170,3 +170,14 @@ func contains(t testing.TB, what, got string, want ...string) {
 		}
 	}
 }
+
+// jobT is a Job.
+type jobT = batchv1.Job
+
+func asMap(t testing.TB, text string) (v map[string]any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -101,17 +102,13 @@ func yamlScalar(b *strings.Builder, v any) {
 	}
 }
 
-// yamlString writes what cannot be taken for anything else plainly, and the rest in JSON's quotes, which are YAML's too.
+// yamlString writes what cannot be taken for anything else plainly, and the rest in Go's quotes, whose escapes are YAML's too.
 func yamlString(b *strings.Builder, s string) {
 	if plain(s) {
 		b.WriteString(s)
 		return
 	}
-	quoted, err := json.Marshal(s)
-	if err != nil {
-		quoted = []byte(`""`)
-	}
-	b.Write(quoted)
+	b.WriteString(strconv.Quote(s))
 }
 
 func plain(s string) bool {

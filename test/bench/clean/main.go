@@ -1,0 +1,315 @@
+// Command clean measures bulk deletion side by side on one real control plane: kubectl delete --all, a bare loop of
+// DELETE by name, and etcdkeeper clean through the API server and in etcd. It prints a table in Markdown and fails where a
+// target is missed.
+//
+//	go run ./test/bench/clean -binary bin/etcdkeeper -objects 30000
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
+	"github.com/etcdkeeper/etcdkeeper/internal/kubetest"
+	"github.com/etcdkeeper/etcdkeeper/internal/seed"
+	"github.com/etcdkeeper/etcdkeeper/internal/testproc"
+	"github.com/etcdkeeper/etcdkeeper/kube"
+)
+
+// What is to be reached.
+const (
+	apiFactor  = 2.5 // of kubectl
+	bareShare  = 0.9 // of the bare loop
+	etcdFactor = 10  // of kubectl
+	maxProbe   = 100 * time.Millisecond
+	maxMemory  = 64 << 20
+)
+
+const workers = 8
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	binary := flag.String("binary", "bin/etcdkeeper", "the built binary")
+	objects := flag.Int("objects", 30000, "Jobs for each way")
+	large := flag.Int("large", 0, "Jobs of a further run in etcd, for its memory; 0 leaves it out")
+	flag.Parse()
+	var result error
+	err := testproc.RunProgram(ctx, "clean", func(tb testproc.TB) {
+		path, err := filepath.Abs(*binary)
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+		b := &bench{tb: tb, binary: path, objects: *objects}
+		result = b.run(*large)
+	})
+	if err := errors.Join(err, result); err != nil {
+		fmt.Fprintln(os.Stderr, "clean:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	tb      testproc.TB
+	binary  string
+	objects int
+	etcd    *etcdtest.Cluster
+	client  *clientv3.Client
+	api     *kubetest.Server
+}
+
+// row is what one way came to.
+type row struct {
+	name      string
+	objects   int
+	perSecond float64
+	apiGrowth int64 // of the API server's resident memory at its peak; -1 where it was not asked
+	tool      int64 // the tool's peak resident memory; -1 where there is none
+	p99, max  time.Duration
+}
+
+func (b *bench) run(large int) error {
+	b.etcd = etcdtest.Start(b.tb, etcdtest.Options{Versions: []string{etcdtest.V36}})
+	b.client = b.etcd.Client(b.tb)
+	b.api = kubetest.Start(b.tb, kubetest.Options{EtcdEndpoints: b.etcd.Endpoints()})
+	ways := []struct {
+		name, namespace string
+		do              func(namespace string) (int64, float64, error)
+	}{
+		{"`kubectl delete jobs --all --wait=false`", "kubectl", b.kubectl},
+		{"bare DELETE loop, 8 workers", "bare", b.bare},
+		{"`clean apply --via apiserver --qps 0`", "api", func(ns string) (int64, float64, error) { return b.apply(ns, "--via", "apiserver") }},
+		{"`clean apply --via etcd --qps 0`", "etcd", func(ns string) (int64, float64, error) {
+			return b.apply(ns, "--via", "etcd", "--accept-bypass")
+		}},
+	}
+	var rows []row
+	for _, w := range ways {
+		r, err := b.measure(w.name, w.namespace, b.objects, w.do)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+		rows = append(rows, r)
+		fmt.Fprintf(os.Stderr, "%s: %.0f/s\n", w.name, r.perSecond)
+	}
+	if large > 0 {
+		b.api.Stop(b.tb)
+		r, err := b.measure(fmt.Sprintf("`clean apply --via etcd --qps 0`, %d Jobs", large), "large", large, ways[3].do)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, r)
+	}
+	table(rows)
+	return judge(rows)
+}
+
+func (b *bench) measure(name, namespace string, n int, do func(string) (int64, float64, error)) (row, error) {
+	_, err := seed.Write(b.tb.Context(), b.client, func(yield func(seed.Object, error) bool) {
+		for o, err := range seed.Generate(seed.Options{Now: time.Now(), Namespaces: []string{namespace}, Jobs: []seed.JobSet{{Namespace: namespace, Stem: "import", Count: n}}}) {
+			if o.Resource == "namespaces" && strings.HasPrefix(o.Name, "kube-") {
+				continue
+			}
+			if !yield(o, err) {
+				return
+			}
+		}
+	}, seed.WriteOptions{})
+	if err != nil {
+		return row{}, err
+	}
+	time.Sleep(5 * time.Second) // for the watch cache to take the seed in
+	r := row{name: name, objects: n, apiGrowth: -1}
+	before := int64(-1)
+	if b.api.Running() {
+		before = b.memory("VmRSS")
+		// The peak counts from here.
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", b.api.PID()), []byte("5"), 0o200); err != nil {
+			return r, err
+		}
+	}
+	stop := b.probe(&r)
+	r.tool, r.perSecond, err = do(namespace)
+	stop()
+	if err != nil {
+		return r, err
+	}
+	if before >= 0 {
+		r.apiGrowth = b.memory("VmHWM") - before
+	}
+	left, err := b.client.Get(b.tb.Context(), "/registry/jobs/"+namespace+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return r, err
+	}
+	if left.Count != 0 {
+		return r, fmt.Errorf("%d Jobs are left", left.Count)
+	}
+	return r, nil
+}
+
+// probe writes a key fifty times a second, as somebody else would.
+func (b *bench) probe(r *row) (stop func()) {
+	ctx, cancel := context.WithCancel(b.tb.Context())
+	var wg sync.WaitGroup
+	var latencies []time.Duration
+	wg.Go(func() {
+		t := time.NewTicker(20 * time.Millisecond)
+		defer t.Stop()
+		for ctx.Err() == nil {
+			start := time.Now()
+			if _, err := b.client.Put(ctx, "/probe", "x"); err == nil {
+				latencies = append(latencies, time.Since(start))
+			}
+			<-t.C
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+		slices.Sort(latencies)
+		if n := len(latencies); n > 0 {
+			r.p99, r.max = latencies[(n-1)*99/100], latencies[n-1]
+		}
+	}
+}
+
+// memory is a figure of the API server's /proc/PID/status in bytes.
+func (b *bench) memory(field string) int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.api.PID()))
+	if err != nil {
+		b.tb.Fatalf("%v", err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+func (b *bench) kubectl(namespace string) (int64, float64, error) {
+	start := time.Now()
+	cmd := exec.CommandContext(b.tb.Context(), kubetest.Binary(b.tb, "kubectl"), "--kubeconfig", b.api.Kubeconfig, "delete", "jobs", "--all", "--wait=false", "-n", namespace)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return 0, 0, fmt.Errorf("%w: %.500s", err, out)
+	}
+	return peak(cmd), float64(b.objects) / time.Since(start).Seconds(), nil
+}
+
+func (b *bench) bare(namespace string) (int64, float64, error) {
+	c, err := kube.Open(kube.Options{Kubeconfig: b.api.Kubeconfig})
+	if err != nil {
+		return 0, 0, err
+	}
+	resp, err := b.client.Get(b.tb.Context(), "/registry/jobs/"+namespace+"/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	g, ctx := errgroup.WithContext(b.tb.Context())
+	g.SetLimit(workers)
+	for _, kv := range resp.Kvs {
+		g.Go(func() error {
+			return c.Delete(ctx, kube.Resource{Group: "batch", Version: "v1", Plural: "jobs"}, namespace,
+				strings.TrimPrefix(string(kv.Key), "/registry/jobs/"+namespace+"/"), kube.Preconditions{})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, 0, err
+	}
+	return -1, float64(len(resp.Kvs)) / time.Since(start).Seconds(), nil
+}
+
+// apply plans and deletes with the tool; the larger peak of both counts.
+func (b *bench) apply(namespace string, flags ...string) (int64, float64, error) {
+	plan := filepath.Join(b.tb.TempDir(), "plan.jsonl")
+	run := func(args ...string) (int64, []byte, error) {
+		cmd := exec.CommandContext(b.tb.Context(), b.binary, append(args, "--endpoints", b.etcd.Endpoints()[0])...)
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+b.api.Kubeconfig)
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		if err := cmd.Run(); err != nil {
+			return 0, nil, fmt.Errorf("%s: %w: %s", args[1], err, errs.String())
+		}
+		return peak(cmd), out.Bytes(), nil
+	}
+	planned, _, err := run("clean", "plan", "--kind", "jobs", "-n", namespace, "-o", plan)
+	if err != nil {
+		return 0, 0, err
+	}
+	applied, out, err := run(append([]string{"clean", "apply", plan, "--yes", "-w", "json", "--qps", "0", "--max-orphan-pods", "0",
+		"--workers", strconv.Itoa(workers)}, flags...)...)
+	if err != nil {
+		return 0, 0, err
+	}
+	var res struct{ PerSecond float64 }
+	if err := json.Unmarshal(out, &res); err != nil {
+		return 0, 0, err
+	}
+	fmt.Fprintf(os.Stderr, "peak memory: plan %.1f MiB, apply %.1f MiB\n", mib(planned), mib(applied))
+	return max(planned, applied), res.PerSecond, nil
+}
+
+func peak(cmd *exec.Cmd) int64 {
+	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		return u.Maxrss << 10
+	}
+	return -1
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+func table(rows []row) {
+	fmt.Println("| way | Jobs | a second | API server's memory | tool's peak memory | probe p99 | probe worst |")
+	fmt.Println("|---|---:|---:|---:|---:|---:|---:|")
+	size := func(n int64) string {
+		if n < 0 {
+			return "–"
+		}
+		return fmt.Sprintf("%.0f MiB", mib(n))
+	}
+	for _, r := range rows {
+		growth := size(r.apiGrowth)
+		if r.apiGrowth >= 0 {
+			growth = "+" + growth
+		}
+		fmt.Printf("| %s | %d | %.0f | %s | %s | %d ms | %d ms |\n", r.name, r.objects, r.perSecond, growth, size(r.tool), r.p99.Milliseconds(), r.max.Milliseconds())
+	}
+}
+
+// judge compares with what is to be reached.
+func judge(rows []row) error {
+	kubectl, bare, api, etcd := rows[0], rows[1], rows[2], rows[3]
+	var errs []error
+	want := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	want(api.perSecond >= apiFactor*kubectl.perSecond, "through the API server: %.1f times kubectl, want %.1f", api.perSecond/kubectl.perSecond, apiFactor)
+	want(api.perSecond >= bareShare*bare.perSecond, "through the API server: %.2f of the bare loop, want %.2f", api.perSecond/bare.perSecond, bareShare)
+	want(etcd.perSecond >= etcdFactor*kubectl.perSecond, "in etcd: %.1f times kubectl, want %d", etcd.perSecond/kubectl.perSecond, etcdFactor)
+	want(etcd.p99 <= maxProbe, "in etcd: the probe's p99 is %s, want %s", etcd.p99, maxProbe)
+	for _, r := range rows[2:] {
+		want(r.tool <= maxMemory, "%s: the tool took %.0f MiB, want %d", r.name, mib(r.tool), maxMemory>>20)
+	}
+	return errors.Join(errs...)
+}
