@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,8 +111,8 @@ func TestClient_errors(t *testing.T) {
 		}, transient: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			calls := 0
-			c := newTestClient(t, func(w http.ResponseWriter, r *http.Request) { calls++; tc.handler(w, r) })
+			var calls atomic.Int32
+			c := newTestClient(t, func(w http.ResponseWriter, r *http.Request) { calls.Add(1); tc.handler(w, r) })
 			err := c.Delete(context.Background(), Resource{Group: "batch", Version: "v1", Plural: "jobs"}, "ns", "a", Preconditions{UID: "u"})
 			if err == nil {
 				t.Fatal("got no error")
@@ -128,8 +129,8 @@ func TestClient_errors(t *testing.T) {
 			if got := RetryAfter(err); got != tc.wait {
 				t.Errorf("RetryAfter: got %v, want %v", got, tc.wait)
 			}
-			if calls != 1 {
-				t.Errorf("got %d requests, want 1: the caller retries", calls)
+			if got := calls.Load(); got != 1 {
+				t.Errorf("got %d requests, want 1: the caller retries", got)
 			}
 		})
 	}
