@@ -101,7 +101,7 @@ func ReadMeta(value []byte) (Meta, error) {
 	case EncodingJSON:
 		return m, m.readText(json.Unmarshal, value)
 	case EncodingCBOR:
-		return m, m.readText(direct.Unmarshal, value)
+		return m, m.readText(unmarshalCBOR, value)
 	}
 	return m, ErrOpaque
 }
@@ -202,6 +202,19 @@ func (m *Meta) readText(unmarshal func([]byte, any) error, value []byte) error {
 	m.Namespace, m.UID = []byte(t.Metadata.Namespace), []byte(t.Metadata.UID)
 	m.Created, m.Deleted = unix(t.Metadata.CreationTimestamp), unix(t.Metadata.DeletionTimestamp)
 	return nil
+}
+
+// unmarshalCBOR goes through plain values, since the decoder refuses fields that the target does not have.
+func unmarshalCBOR(value []byte, to any) error {
+	var object map[string]any
+	if err := direct.Unmarshal(value, &object); err != nil {
+		return err
+	}
+	text, err := json.Marshal(object)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, to)
 }
 
 func unix(t *time.Time) int64 {
