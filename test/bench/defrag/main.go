@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
 	"github.com/etcdkeeper/etcdkeeper/internal/testproc"
@@ -24,7 +23,6 @@ func main() {
 	flag.IntVar(&o.keep, "keep", 260, "MiB in use")
 	flag.IntVar(&o.drop, "drop", 480, "MiB that are free")
 	flag.IntVar(&o.rate, "rate", 200, "puts a second, and reads a second, through the round-robin client")
-	flag.DurationVar(&o.idle, "idle", 0, "measure an idle daemon for so long instead")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := testproc.RunProgram(ctx, "bench-defrag", o.run)
@@ -37,7 +35,6 @@ func main() {
 
 type options struct {
 	runs, keep, drop, rate int
-	idle                   time.Duration
 }
 
 func (o options) run(tb testproc.TB) {
@@ -53,10 +50,6 @@ func (o options) run(tb testproc.TB) {
 	}
 	fmt.Printf("stripped binary: %.1f MB\n\n", float64(info.Size())/1e6)
 	c := etcdtest.Start(tb, etcdtest.Options{Versions: []string{"3.7", "3.7", "3.7"}})
-	if o.idle > 0 {
-		o.idleDaemon(tb, c, bin)
-		return
-	}
 	master := prepare(tb, c, o)
 	tools := []tool{
 		{"etcdkeeper defrag", bin, []string{"defrag", "--rule", "true"}},
