@@ -1,0 +1,358 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
+	"github.com/etcdkeeper/etcdkeeper/internal/testproc"
+)
+
+// patience is for machines of any speed.
+const patience = 3 * time.Minute
+
+func TestPromtool(t *testing.T) {
+	testproc.RequireReal(t)
+	promtool := testproc.Installed(t, "promtool", "prometheus")
+	mustRun(t, nil, promtool, "check", "rules", "deploy/prometheus/rules.yaml")
+	mustRun(t, nil, promtool, "check", "config", "deploy/prometheus/scrape.yaml")
+	mustRun(t, nil, promtool, "test", "rules", "deploy/prometheus/rules.test.yaml")
+}
+
+// binary is the keeper, built for this test.
+func binary(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "etcdkeeper")
+	mustRun(t, nil, "go", "build", "-o", path, "./cmd/etcdkeeper")
+	return path
+}
+
+// keeper is one running daemon.
+type keeper struct {
+	listen, probes string
+	spec           testproc.Spec
+	process        *testproc.Process
+}
+
+func startKeeper(t *testing.T, path, name string, args ...string) *keeper {
+	t.Helper()
+	ports := testproc.Ports(t, 2)
+	k := &keeper{listen: fmt.Sprintf("127.0.0.1:%d", ports[0]), probes: fmt.Sprintf("127.0.0.1:%d", ports[1])}
+	k.spec = testproc.Spec{
+		Name: name, Path: path, Log: filepath.Join(t.TempDir(), name+".log"),
+		Args: append([]string{"run", "--listen", k.listen, "--probe-listen", k.probes, "--watch-interval", "1s"}, args...),
+	}
+	k.start(t)
+	t.Cleanup(func() { k.process.Kill() })
+	return k
+}
+
+func (k *keeper) start(t *testing.T) {
+	t.Helper()
+	var err error
+	if k.process, err = testproc.StartProcess(k.spec); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func within(t *testing.T, what string, done func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if err = done(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: not within %s: %v", what, patience, err)
+}
+
+func get(url string) (int, string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	var b strings.Builder
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := resp.Body.Read(buf)
+		b.Write(buf[:n])
+		if err != nil {
+			return resp.StatusCode, b.String(), nil
+		}
+	}
+}
+
+// prometheusAPI asks the server and decodes its data.
+func prometheusAPI(base, path string, into any) error {
+	code, body, err := get(base + path)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Status string          `json:"status"`
+		Error  string          `json:"error"`
+		Data   json.RawMessage `json:"data"`
+	}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		return fmt.Errorf("HTTP %d: %w", code, err)
+	}
+	if answer.Status != "success" {
+		return fmt.Errorf("HTTP %d: %s", code, answer.Error)
+	}
+	return json.Unmarshal(answer.Data, into)
+}
+
+// query is the number of series that an expression has now.
+func query(base, expr string) (int, error) {
+	var data struct {
+		Result []json.RawMessage `json:"result"`
+	}
+	err := prometheusAPI(base, "/api/v1/query?query="+url.QueryEscape(expr), &data)
+	return len(data.Result), err
+}
+
+// firing are the names of the alerts that fire.
+func firing(base string) ([]string, error) {
+	var data struct {
+		Alerts []struct {
+			Labels map[string]string `json:"labels"`
+			State  string            `json:"state"`
+		} `json:"alerts"`
+	}
+	if err := prometheusAPI(base, "/api/v1/alerts", &data); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, a := range data.Alerts {
+		if a.State == "firing" {
+			names = append(names, a.Labels["alertname"])
+		}
+	}
+	return names, nil
+}
+
+func wantFiring(t *testing.T, base, alert string, want bool) {
+	t.Helper()
+	within(t, fmt.Sprintf("alert %s firing = %v", alert, want), func() error {
+		names, err := firing(base)
+		if err == nil && slices.Contains(names, alert) != want {
+			err = fmt.Errorf("firing are %v", names)
+		}
+		return err
+	})
+}
+
+// startPrometheus starts a server that scrapes the targets and evaluates the shipped rules every second, without
+// waiting before an alert fires.
+func startPrometheus(t *testing.T, targets []string) string {
+	t.Helper()
+	program := testproc.Installed(t, "prometheus", "prometheus")
+	dir := t.TempDir()
+	rules := regexp.MustCompile(`(?m)^(\s+for:) \S+$`).ReplaceAllString(string(read(t, "deploy/prometheus/rules.yaml")), "$1 1s")
+	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [rules.yaml]\nscrape_configs:\n- job_name: keeper\n  static_configs:\n  - targets: [%s]\n", strings.Join(targets, ", "))
+	for name, content := range map[string]string{"rules.yaml": rules, "prometheus.yml": config} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", testproc.Ports(t, 1)[0])
+	p, err := testproc.StartProcess(testproc.Spec{
+		Name: "prometheus", Path: program, Log: filepath.Join(dir, "prometheus.log"),
+		Args: []string{"--config.file=" + dir + "/prometheus.yml", "--storage.tsdb.path=" + dir + "/data", "--web.listen-address=" + address},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Kill() })
+	base := "http://" + address
+	within(t, "prometheus serves", func() error {
+		code, _, err := get(base + "/-/ready")
+		if err == nil && code != http.StatusOK {
+			err = fmt.Errorf("HTTP %d: %s", code, p.LogTail(5))
+		}
+		return err
+	})
+	return base
+}
+
+// Three keepers beside three members under a real Prometheus: the rules are healthy and silent, the dashboard's queries
+// are answered, alerts fire on a fault and clear after it.
+func TestPrometheus(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.Options{})
+	path := binary(t)
+	var keepers []*keeper
+	var targets []string
+	for i, endpoint := range etcd.Endpoints() {
+		k := startKeeper(t, path, fmt.Sprintf("keeper-%d", i), "--endpoints", endpoint)
+		keepers, targets = append(keepers, k), append(targets, k.listen)
+	}
+	base := startPrometheus(t, targets)
+	within(t, "all keepers see all members", func() error {
+		n, err := query(base, `etcdkeeper_member_reachable{job="keeper"} == 1`)
+		if err == nil && n != 9 {
+			err = fmt.Errorf("got %d series, want 9", n)
+		}
+		return err
+	})
+	within(t, "one keeper coordinates, no alert fires", func() error {
+		if n, err := query(base, `sum(etcdkeeper_coordinating) == 1`); err != nil || n != 1 {
+			return fmt.Errorf("%d, %w", n, err)
+		}
+		names, err := firing(base)
+		if err == nil && len(names) > 0 {
+			err = fmt.Errorf("firing are %v", names)
+		}
+		return err
+	})
+	wantHealthyRules(t, base)
+	wantDashboardAnswered(t, base)
+	if _, metrics, err := get("http://" + keepers[0].listen + "/metrics"); err != nil || regexp.MustCompile(`(?m)^(etcd|grpc)_`).MatchString(metrics) {
+		t.Errorf("the keeper exports series of etcd's names (%v): etcd's own alerts would see them", err)
+	}
+
+	if err := keepers[2].process.Stop(); err != nil {
+		t.Errorf("keeper ended by SIGTERM: %v", err)
+	}
+	wantFiring(t, base, "EtcdkeeperDown", true)
+	keepers[2].start(t)
+	wantFiring(t, base, "EtcdkeeperDown", false)
+
+	mustRun(t, nil, path, "pause", "--for", "1h", "--reason", "test", "--endpoints", etcd.Endpoints()[0])
+	wantFiring(t, base, "EtcdkeeperPaused", true)
+	mustRun(t, nil, path, "resume", "--endpoints", etcd.Endpoints()[0])
+	wantFiring(t, base, "EtcdkeeperPaused", false)
+}
+
+func wantHealthyRules(t *testing.T, base string) {
+	t.Helper()
+	var data struct {
+		Groups []struct {
+			Rules []struct {
+				Name, Health, LastError string
+			} `json:"rules"`
+		} `json:"groups"`
+	}
+	within(t, "every rule is evaluated", func() error {
+		if err := prometheusAPI(base, "/api/v1/rules", &data); err != nil {
+			return err
+		}
+		n := 0
+		for _, g := range data.Groups {
+			for _, r := range g.Rules {
+				if n++; r.Health != "ok" {
+					return fmt.Errorf("rule %s is %s: %s", r.Name, r.Health, r.LastError)
+				}
+			}
+		}
+		if want := len(shippedRules(t)); n != want {
+			return fmt.Errorf("got %d rules, want %d", n, want)
+		}
+		return nil
+	})
+}
+
+// wantDashboardAnswered asks every query of the dashboard. Those of the first rows have series on any cluster; others
+// are empty until something happened.
+func wantDashboardAnswered(t *testing.T, base string) {
+	t.Helper()
+	variables := strings.NewReplacer("$job", "keeper", "$cluster", ".*", "$__rate_interval", "1m")
+	always := []string{
+		"Members that answer", "Keepers that coordinate", "Paused", "Degraded", "Database file, in use and quota", "Free pages",
+		"Part of the file that is free", "Part of the quota that is taken", "Behind the leader", "Leader", "In flight",
+		"Age of each task's last success", "Memory and CPU of the keepers",
+	}
+	for _, p := range shippedDashboard(t).Panels {
+		for _, target := range p.Targets {
+			within(t, fmt.Sprintf("panel %q answers %s", p.Title, target.Expr), func() error {
+				n, err := query(base, variables.Replace(target.Expr))
+				if err == nil && n == 0 && slices.Contains(always, p.Title) {
+					err = errors.New("no series")
+				}
+				return err
+			})
+		}
+	}
+}
+
+// A native sidecar starts before etcd does, and etcd is not started before the sidecar has started: it must come up
+// without etcd, wait for it, and see it when it is there. SIGTERM ends it in order.
+func TestSidecar_StartsBeforeEtcd(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.Options{Versions: []string{etcdtest.V37}})
+	path := binary(t)
+	etcd.Members[0].Stop(t)
+	k := startKeeper(t, path, "keeper", "--endpoints", etcd.Endpoints()[0])
+	for _, probe := range []string{"/livez", "/readyz"} {
+		within(t, probe+" without etcd", func() error {
+			code, body, err := get("http://" + k.probes + probe)
+			if err == nil && code != http.StatusOK {
+				err = fmt.Errorf("HTTP %d: %s", code, body)
+			}
+			return err
+		})
+	}
+	if !k.process.Running() {
+		t.Fatalf("the keeper ended without etcd:\n%s", k.process.LogTail(20))
+	}
+	etcd.Members[0].Start(t)
+	within(t, "the member is seen", func() error {
+		_, metrics, err := get("http://" + k.listen + "/metrics")
+		if err == nil && !strings.Contains(metrics, `etcdkeeper_member_reachable{member="m0"} 1`) {
+			err = fmt.Errorf("not reachable yet: %s", k.process.LogTail(3))
+		}
+		return err
+	})
+	if err := k.process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-k.process.Done():
+		if err := k.process.Err(); err != nil {
+			t.Errorf("SIGTERM: %v\n%s", err, k.process.LogTail(20))
+		}
+	case <-time.After(patience):
+		t.Errorf("SIGTERM did not end the keeper:\n%s", k.process.LogTail(20))
+	}
+}
+
+// What an operator gets wrong on the first day is said with the file's name and the exit code of bad input.
+func TestKeeper_BadInput(t *testing.T) {
+	testproc.RequireReal(t)
+	path := binary(t)
+	older := filepath.Join(t.TempDir(), "older.yaml")
+	if err := os.WriteFile(older, []byte("etcd:\n  endpoint: [127.0.0.1:2379]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"missing certificate", []string{"status", "--endpoints", "https://127.0.0.1:1", "--cacert", "/does/not/exist.crt"}, "/does/not/exist.crt"},
+		{"a key that was renamed", []string{"config", "validate", "--config", older}, "endpoints"},
+		{"missing configuration", []string{"run", "--config", "/does/not/exist.yaml"}, "/does/not/exist.yaml"},
+	} {
+		out, err := run(t, nil, path, tt.args...)
+		if err == nil || !strings.Contains(out, tt.want) {
+			t.Errorf("%s: got %v, want an error that names %s:\n%s", tt.name, err, tt.want, out)
+		}
+	}
+}
