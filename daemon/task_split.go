@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster/forecast"
+	"github.com/etcdkeeper/etcdkeeper/report"
 	"github.com/etcdkeeper/etcdkeeper/schedule"
 	"github.com/etcdkeeper/etcdkeeper/splitter"
 )
@@ -33,6 +35,17 @@ func setUpSplit(h *Host) (func(Env) ([]Task, error), error) {
 			Window    *splitter.Figure `json:"windowSeconds"`
 		}{p.Verdict, p.Resources, p.Reason, p.Evidence.Taken, p.Evidence.WindowSeconds}
 	})
+	h.Page("/split", "Should events leave?", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		p := latest.Load()
+		if p == nil {
+			http.Error(w, "no sample was taken yet", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		if err := report.Write(w, report.SplitPage(*p)); err != nil {
+			h.Log.Warn("write the page of the split", "err", err)
+		}
+	}))
 	var mu sync.Mutex
 	var history splitter.History
 	loaded := false

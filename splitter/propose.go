@@ -121,21 +121,25 @@ func judge(e Evidence, p Policy, m model, name string, stress RuleState) candida
 	c := candidate{resource: name}
 	r := e.find(name)
 	writes := Rule{Name: "writeShare", Resource: name, Threshold: p.WriteShare, Unit: "share", State: Unknown}
+	short := e.WindowSeconds.Or(0) < p.MinWindow.Seconds()
 	if total := m.totalWrites; total > 0 && r.WritesPerSecond != nil {
 		share := r.WritesPerSecond.Value / total
 		c.writeShare, writes.Value, writes.Source = &share, &share, r.WritesPerSecond.Source
 		writes.State = met(share >= p.WriteShare)
 		writes.Reason = fmt.Sprintf("%.1f of %.1f writes/s", r.WritesPerSecond.Value, total)
-		if w := e.WindowSeconds.Or(0); w < p.MinWindow.Seconds() {
-			writes.State = Unknown
-			writes.Reason += fmt.Sprintf(", over %s only: want at least %s", seconds(w), p.MinWindow)
-		}
-	} else if total > 0 && r.WritesPerSecond == nil && e.WindowSeconds != nil {
+	} else if e.WindowSeconds != nil {
 		zero := 0.0
-		c.writeShare, writes.Value = &zero, &zero
+		c.writeShare, writes.Value, writes.Source = &zero, &zero, e.WindowSeconds.Source
 		writes.State, writes.Reason = NotMet, "no writes seen"
 	} else {
-		writes.Reason = "the writes were not measured"
+		writes.Reason, short = "the writes were not measured: observe or watch the cluster, or give the write-ahead log", false
+	}
+	if short && e.WindowSeconds == nil {
+		writes.State = Unknown
+		writes.Reason += ", from no measurement: want the writes over at least " + shortly(p.MinWindow)
+	} else if short {
+		writes.State = Unknown
+		writes.Reason += fmt.Sprintf(", over %s only: want at least %s", seconds(e.WindowSeconds.Value), shortly(p.MinWindow))
 	}
 	size := Rule{Name: "sizeShare", Resource: name, Threshold: p.SizeShare, Unit: "share", State: Unknown}
 	if quota := e.Stress.QuotaBytes; quota != nil && (r.Bytes != nil || len(e.Resources) > 0) {
@@ -170,6 +174,9 @@ func judge(e Evidence, p Policy, m model, name string, stress RuleState) candida
 	c.decide(both(writes.State, stress), writes, size, horizon, stress)
 	return c
 }
+
+// shortly is a threshold without its zero parts: 10m, not 10m0s.
+func shortly(d time.Duration) string { return seconds(d.Seconds()) }
 
 func (c *candidate) decide(load RuleState, writes, size, horizon Rule, stress RuleState) {
 	switch {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/config"
+	"github.com/etcdkeeper/etcdkeeper/report"
 	"github.com/etcdkeeper/etcdkeeper/splitter"
 )
 
@@ -61,9 +62,13 @@ func newSplitRecommendCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a.writeOut == "html" {
+				return report.Write(a.stdout, report.SplitPage(p))
+			}
 			return a.print(p, func(w io.Writer) error { return proposalTable(w, p) })
 		},
 	}
+	pageCommand(cmd)
 	f.add(cmd)
 	cmd.Flags().StringSliceVar(&f.resources, "resources", nil, "resources to judge, instead of split.policy.resources")
 	return cmd
