@@ -72,7 +72,7 @@ func NewSizer(c *cluster.Client, m cluster.Member, cfg Config, o SizerOptions) (
 	s := &Sizer{client: c, member: m, cfg: cfg, o: o, rec: rec, latest: NewSample(time.Time{}), every: ProfileInterval}
 	sources := []Source{MetricsSource{c, m}}
 	if o.Local || o.CgroupDir != "" {
-		proc := ProcessSource{Root: o.Proc, Exe: "etcd", Port: clientPort(m)}
+		proc := ProcessSource{Root: o.Proc, Exe: "etcd", Port: clientPort(m), Last: new(LastProcess)}
 		if o.Local {
 			sources = append(sources, proc)
 		}

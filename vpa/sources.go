@@ -3,6 +3,7 @@ package vpa
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 )
@@ -40,6 +41,40 @@ type ProcessSource struct {
 	Root string // /proc
 	Exe  string // etcd
 	Port int    // of the member's client URL, 0 for the only process of that name
+
+	// Last remembers the process between reads, so that not every sample looks at all processes of the machine. Nil: each
+	// read looks. It may be shared.
+	Last *LastProcess
+}
+
+// LastProcess is the process that a ProcessSource found last. The zero value knows none; it is safe for concurrent use.
+type LastProcess struct {
+	mu    sync.Mutex
+	pid   int
+	start uint64
+}
+
+// find is FindProcess where the process that was found last is gone.
+func (p ProcessSource) find() (int, error) {
+	if p.Last == nil {
+		return FindProcess(p.Root, p.Exe, p.Port)
+	}
+	p.Last.mu.Lock()
+	defer p.Last.mu.Unlock()
+	if p.Last.pid != 0 {
+		if read, err := ReadProcess(p.Root, p.Last.pid); err == nil && read.Name == p.Exe && read.StartTick == p.Last.start {
+			return p.Last.pid, nil
+		}
+		p.Last.pid = 0
+	}
+	pid, err := FindProcess(p.Root, p.Exe, p.Port)
+	if err != nil {
+		return 0, err
+	}
+	if read, err := ReadProcess(p.Root, pid); err == nil {
+		p.Last.pid, p.Last.start = pid, read.StartTick
+	}
+	return pid, nil
 }
 
 // Name returns "proc".
@@ -52,7 +87,7 @@ func (ProcessSource) Gives() string {
 
 // Read fills Reading.Process.
 func (p ProcessSource) Read(_ context.Context, into *Reading) error {
-	pid, err := FindProcess(p.Root, p.Exe, p.Port)
+	pid, err := p.find()
 	if err != nil {
 		return err
 	}
@@ -83,7 +118,7 @@ func (CgroupSource) Gives() string {
 func (g CgroupSource) Read(_ context.Context, into *Reading) error {
 	dir := g.Dir
 	if dir == "" {
-		pid, err := FindProcess(g.Process.Root, g.Process.Exe, g.Process.Port)
+		pid, err := g.Process.find()
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -243,5 +244,41 @@ func TestCollector_NoSource(t *testing.T) {
 	err := &NoSourceError{reports}
 	if !strings.Contains(err.Error(), "a: a is away; b: b is away") || !strings.Contains(err.Error(), "nothing is recommended") {
 		t.Errorf("got %q, want what was tried", err)
+	}
+}
+
+// The process that was found is kept as long as it is the same one, and looked for again when another has its id.
+func TestProcessSource_RemembersItsProcess(t *testing.T) {
+	root := t.TempDir()
+	process := func(pid int, name string, start int) {
+		dir := filepath.Join(root, strconv.Itoa(pid))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		stat := fmt.Sprintf("%d (%s) S 1 1 1 0 -1 0 0 0 0 0 5 5 0 0 20 0 1 0 %d 0 0\n", pid, name, start)
+		for file, content := range map[string]string{"stat": stat, "comm": name + "\n", "status": "RssAnon:\t1 kB\n"} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p := ProcessSource{Root: root, Exe: "etcd", Last: new(LastProcess)}
+	want := func(what string, pid int) {
+		t.Helper()
+		if got, err := p.find(); err != nil || got != pid {
+			t.Errorf("%s: got %d, %v, want %d", what, got, err, pid)
+		}
+	}
+	process(10, "etcd", 100)
+	want("first", 10)
+	process(11, "etcd", 200) // without memory two would be ambiguous
+	want("another etcd beside it", 10)
+	process(10, "bash", 300) // the id was given to another process
+	want("the first one is gone", 11)
+	process(11, "etcd", 400)
+	want("restarted under the same id", 11)
+	process(11, "bash", 500)
+	if _, err := p.find(); !errors.Is(err, errNoProcess) {
+		t.Errorf("all gone: got %v, want errNoProcess", err)
 	}
 }

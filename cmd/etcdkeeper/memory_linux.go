@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetStartupPages takes the pages of the executable out of this process's resident memory. Most of them were touched
+// forgetExecutablePages takes the pages of the executable out of this process's resident memory. Most of them were touched
 // once, while the packages of a large binary initialised themselves, and are never needed again; the others come back
-// from the page cache when they are. Only mappings that cannot be written are touched, so nothing is lost.
-func forgetStartupPages() error {
+// from the page cache when they are needed. Only mappings that cannot be written are touched, so nothing is lost.
+func forgetExecutablePages() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err

@@ -2,5 +2,5 @@
 
 package main
 
-// forgetStartupPages does nothing where the system has no such advice.
-func forgetStartupPages() error { return nil }
+// forgetExecutablePages does nothing where the system has no such advice.
+func forgetExecutablePages() error { return nil }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
@@ -16,6 +19,27 @@ import (
 // memoryShare of the container's memory limit is what Go's runtime aims to stay below; the rest is for what it does not
 // count.
 const memoryShare = 0.9
+
+// forgetEvery is how often the executable's pages are given back. What a task of every minute needs comes back in less
+// than a millisecond.
+const forgetEvery = time.Minute
+
+// forgetPages gives the executable's pages back that only the start, or a task that runs seldom, needed.
+func forgetPages(ctx context.Context, log *slog.Logger) {
+	ticker := time.NewTicker(forgetEvery)
+	defer ticker.Stop()
+	for {
+		if err := forgetExecutablePages(); err != nil {
+			log.Debug("the executable's pages stay resident", "err", err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
 
 func newRunCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
@@ -66,10 +90,8 @@ func (a *app) run(cmd *cobra.Command) error {
 	if err != nil {
 		return withCode(exitUsage, fmt.Errorf("bad configuration:\n%w", err))
 	}
-	if err := forgetStartupPages(); err != nil {
-		a.log.Debug("the executable's pages stay resident", "err", err)
-	}
 	ctx := cmd.Context()
+	go forgetPages(ctx, a.log)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
