@@ -38,6 +38,9 @@ var ErrNoMember = errors.New("no endpoint answers")
 // ErrNotSent is returned when a call was given up before it was sent.
 var ErrNotSent = errors.New("nothing was sent")
 
+// ErrDifferentClusters is returned when the given endpoints do not belong to one cluster.
+var ErrDifferentClusters = errors.New("the endpoints belong to different clusters")
+
 // Client is the one set of connections to a cluster: one connection a member, made when first needed.
 type Client struct {
 	cfg  Config

@@ -165,8 +165,8 @@ func (c *Client) memberList(answers []endpointAnswer) ([]*pb.Member, ID, error) 
 			continue
 		}
 		if best != nil && a.status.Header.ClusterId != best.status.Header.ClusterId {
-			return nil, 0, fmt.Errorf("endpoints %s and %s belong to different clusters (%s and %s): give the endpoints of one cluster",
-				best.endpoint, a.endpoint, ID(best.status.Header.ClusterId), ID(a.status.Header.ClusterId))
+			return nil, 0, fmt.Errorf("%w: %s to %s and %s to %s: give those of one cluster", ErrDifferentClusters,
+				best.endpoint, ID(best.status.Header.ClusterId), a.endpoint, ID(a.status.Header.ClusterId))
 		}
 		if best == nil || a.status.RaftAppliedIndex > best.status.RaftAppliedIndex {
 			best = a

@@ -121,6 +121,7 @@ type run struct {
 	lock  Lock // nil: without
 	start time.Time
 	done  map[cluster.ID]bool
+	begun bool // the lock was had: from here on a failure is a failed run
 }
 
 // errStopped is the end of a run by an order, not by a failure.
@@ -137,6 +138,9 @@ func (r *Runner) Run(ctx context.Context) (Report, error) {
 	rep := &s.plan.Report
 	rep.DryRun, rep.By, rep.Started = r.opts.DryRun, r.opts.By, s.start.UTC()
 	rep.Seconds = r.now().Sub(s.start).Seconds()
+	if rep.Members == nil {
+		rep.Members, rep.Refusals, rep.Notes = []MemberReport{}, []cluster.Refusal{}, []string{}
+	}
 	s.conclude(ctx, err)
 	r.opts.Metrics.observe(*rep)
 	var stopped errStopped
@@ -156,6 +160,7 @@ func (s *run) run(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
+	s.begun = true
 	if s.lock != nil {
 		defer s.lock.Release()
 	}
@@ -284,7 +289,7 @@ func (s *run) conclude(ctx context.Context, err error) {
 	case rep.changed():
 		rep.Outcome, rep.Reason, rep.Failure = Partial, err.Error(), true
 	default:
-		rep.Outcome, rep.Reason, rep.Failure = Failed, err.Error(), !errors.Is(err, context.Canceled)
+		rep.Outcome, rep.Reason, rep.Failure = Failed, err.Error(), s.begun && !errors.Is(err, context.Canceled)
 	}
 	if !rep.changed() && !rep.Failure {
 		return

@@ -87,9 +87,6 @@ func (a *app) defrag(cmd *cobra.Command, cfg *config.Config, f defragFlags) erro
 		return withCode(exitUsage, err)
 	}
 	rep, err := r.Run(ctx)
-	if err != nil && rep.Outcome == "" {
-		return err
-	}
 	if perr := a.print(rep, func(w io.Writer) error { return defragTable(w, rep) }); perr != nil {
 		return perr
 	}
@@ -109,6 +106,9 @@ func defragExit(ctx context.Context, rep defrag.Report, err error) error {
 	case defrag.Partial:
 		return withCode(exitPartial, fmt.Errorf("stopped part-way: %s", rep.Reason))
 	case defrag.Failed:
+		if errors.Is(err, cluster.ErrDifferentClusters) {
+			return withCode(exitRefused, err)
+		}
 		if errors.Is(err, context.Canceled) {
 			return withCode(exitInterrupted, fmt.Errorf("interrupted, nothing was changed"))
 		}

@@ -247,7 +247,7 @@ func (d *demo) tour() []demoStep {
 	return []demoStep{
 		{"How are the members? Size, what of it is in use, quota, and whether something is to be done.", []string{"status"}, nil},
 		{"What would a rolling defragmentation do, and why? Nothing is changed.", []string{"defrag", "--dry-run"}, []int{exitFindings}},
-		{"Do it: one member at a time, the leader last, every gate read before each ("+demoSettle+"=1s keeps the tour short).", []string{"defrag"}, nil},
+		{"Do it: one member at a time, the leader last, every gate read before each (" + demoSettle + "=1s keeps the tour short).", []string{"defrag"}, nil},
 		{"And now?", []string{"status"}, nil},
 		{"Who fills the database?", []string{"census"}, nil},
 		{

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/config"
 )
 
@@ -45,6 +46,8 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	case errors.As(err, &e):
 	case !a.started:
 		err = withCode(exitUsage, err)
+	case errors.Is(err, cluster.ErrDifferentClusters):
+		err = withCode(exitRefused, err)
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		err = withCode(exitInterrupted, errors.New("interrupted, nothing was changed"))
 	}
