@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/config"
+	"github.com/etcdkeeper/etcdkeeper/report"
 )
 
 // Host is what a part finds when it is made: once in the life of the daemon. Parts register their metrics, handlers and
@@ -23,8 +24,9 @@ type Host struct {
 
 	Kubeconfig, Context string // how the API server is reached, where a part speaks to it
 
-	pages  []page
-	status []statusPart
+	pages    []page
+	status   []statusPart
+	sections []func() []report.Section
 }
 
 // Env is what the tasks of a part are made from: at the start and again at each reload.
@@ -45,6 +47,7 @@ type part struct {
 var parts = []part{
 	{"watch", setUpWatch},
 	{"defrag", setUpDefrag},
+	{"census", setUpCensus},
 	{"split", setUpSplit},
 	{"clean", setUpClean},
 	{"vpa", setUpVPA},
@@ -63,6 +66,9 @@ func (h *Host) Page(path, title string, handler http.Handler) {
 	}
 	h.pages = append(h.pages, page{path, title, handler})
 }
+
+// Section adds sections to the status page. read is called at each request, as that of Status is.
+func (h *Host) Section(read func() []report.Section) { h.sections = append(h.sections, read) }
 
 type statusPart struct {
 	name string

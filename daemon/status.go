@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
+	"github.com/etcdkeeper/etcdkeeper/report"
 )
 
 // taskStatus is a task in /api/status.
@@ -174,11 +175,17 @@ var statusFuncs = template.FuncMap{
 
 func (d *Daemon) servePage(w http.ResponseWriter, _ *http.Request) {
 	st := d.status()
+	var sections []report.Section
+	for _, read := range d.host.sections {
+		sections = append(sections, read()...)
+	}
 	var buf bytes.Buffer
 	err := statusPage().Execute(&buf, struct {
 		daemonStatus
-		Watch watchStatus
-	}{st, d.host.Watch.status()})
+		Watch    watchStatus
+		Style    template.CSS
+		Sections []report.Section
+	}{st, d.host.Watch.status(), report.Style, sections})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

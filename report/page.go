@@ -214,3 +214,6 @@ func Chart(label string, lines []Line, limit int64) template.HTML {
 	b.WriteString("</ul>")
 	return template.HTML(b.String())
 }
+
+// Text is a paragraph.
+func Text(s string) template.HTML { return template.HTML("<p>" + escape(s) + "</p>") }
