@@ -178,6 +178,8 @@ func (l *linter) inCluster(host string) string {
 		return "a name of the cluster's DNS"
 	case len(labels) >= 2 && slices.Contains(labels[1:], "svc"):
 		return "a Service's name"
+	case len(labels) == 2 && slices.Contains([]string{"default", "kube-system", "kube-public"}, labels[1]):
+		return "a Service's name with its namespace"
 	}
 	ip, err := netip.ParseAddr(h)
 	if err != nil {

@@ -110,7 +110,9 @@ func TestLintValue(t *testing.T) {
 		{"/events#https://etcd-events.kube-system.svc:2379", "in-cluster:risky", ""},
 		{"/events#https://etcd-events.kube-system.svc.cluster.local:2379", "in-cluster:risky", ""},
 		{"/events#https://etcd-events-0.etcd.kube-system.svc.corp.example:2379", "in-cluster:risky", ""},
+		{"/events#https://etcd-events.kube-system:2379", "in-cluster:risky", ""},
 		{"/events#https://svc.example.com:2379", "", ""},
+		{"/events#https://etcd.example:2379", "", ""},
 		{"/events#" + a + ";" + b + ",/pods#" + b + ";" + a, "", ""},
 		{"/events#" + a + ";" + b + ",/pods#" + b + ";" + c, "overlapping-sets:risky", ""},
 	} {
