@@ -62,8 +62,8 @@ type Policy struct {
 func DefaultPolicy() Policy {
 	return Policy{
 		PeakHold: 15 * 24 * time.Hour, PeakFade: 7 * 24 * time.Hour, History: 28 * 24 * time.Hour,
-		OOMCostGiBHours: 180, SpikesPerDay: 0.04, NoveltySpikes: 0.08, SpikeScale: 0.5, SurpriseBoost: 0.5,
-		MinHeadroom: 0.08, QuietSpread: 0.03, QuietShare: 0.5,
+		OOMCostGiBHours: 165, SpikesPerDay: 0.04, NoveltySpikes: 0.08, SpikeScale: 0.5, SurpriseBoost: 0.5,
+		MinHeadroom: 0.07, QuietSpread: 0.03, QuietShare: 0.5,
 		OOMFactor: 1.5, OOMAdd: 100 * bytesize.MiB, OOMHold: 15 * 24 * time.Hour,
 		GrowShare: 0.4, ShrinkShare: 0.2, ShrinkAfter: 24 * time.Hour,
 		MinLimit: 100 * bytesize.MiB,

@@ -265,7 +265,10 @@ func (r *Recommender) modelInput() ModelInput {
 		in.Burst = min(in.Burst, v*max(1, n))
 	}
 	if r.steady && len(r.peaks.windows) > 0 {
-		in.SteadyAnon, in.AnonPeak = r.peaks.usual(), r.peaks.quantile(0.99)
+		in.AnonPeak = r.peaks.quantile(0.99)
+		if len(r.peaks.windows) > 2 { // within the first hours the peak is no usual value
+			in.SteadyAnon = r.peaks.usual()
+		}
 	}
 	return in
 }

@@ -33,9 +33,14 @@ func runRecordings(w io.Writer, dir string) error {
 		if err != nil {
 			return err
 		}
+		wide, err := marginWithoutOOM(samples)
+		if err != nil {
+			return err
+		}
 		for _, s := range []subject{
 			{"etcdkeeper", ours(recordingConfig())},
 			{"VPA 1.8.1", peer(vpaOptions{24 * time.Hour, 0.9, 0.15})},
+			{fmt.Sprintf("VPA 1.8.1, margin %.0f %%, the least without an OOM kill", wide*100), peer(vpaOptions{24 * time.Hour, 0.9, wide})},
 			{"krr", func(string) (vpa.Limiter, error) { return &krr{}, nil }},
 		} {
 			l, err := s.make("")
@@ -47,6 +52,17 @@ func runRecordings(w io.Writer, dir string) error {
 		}
 	}
 	return nil
+}
+
+// marginWithoutOOM is the least safety margin of the Vertical Pod Autoscaler, in
+// steps of 5 percent, with which a recording has no OOM kill.
+func marginWithoutOOM(samples []vpa.Sample) (float64, error) {
+	for margin := 0.15; margin < 20; margin += 0.05 {
+		if ooms, _, _, _ := replayRecording(samples, newAutoscaler(vpaOptions{24 * time.Hour, 0.9, margin})); ooms == 0 {
+			return margin, nil
+		}
+	}
+	return 0, errors.New("no margin keeps the recording without an OOM kill")
 }
 
 func recordingConfig() vpa.Config {
