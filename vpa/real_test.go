@@ -1,7 +1,6 @@
 package vpa
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"net/http"
@@ -189,32 +188,4 @@ func TestReal_PrometheusBackFill(t *testing.T) {
 	if _, err := (Prometheus{URL: "http://" + listen, Selector: `job="none"`}).BackFill(t.Context(), time.Hour, time.Now(), func(Sample) {}); err == nil {
 		t.Error("no series: got no error")
 	}
-}
-
-// keeperOf makes what a keeper beside a member has, sharing at once.
-func keeperOf(t *testing.T, m *etcdtest.Member, pods Pods, pod string) (*Sizer, *Applier, *cluster.Client) {
-	t.Helper()
-	c, _, beside := clientOf(t, m)
-	cfg := DefaultConfig()
-	cfg.Apply, cfg.Namespace, cfg.Pod, cfg.Members = ApplyResize, "default", pod, 3
-	s, err := NewSizer(c, beside, cfg, SizerOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.every = 0
-	a := NewApplier(c, pods, cfg, "vpa of "+pod, nil, nil)
-	a.poll = 100 * time.Millisecond
-	return s, a, c
-}
-
-// once is one round of a keeper's task.
-func once(ctx context.Context, s *Sizer, a *Applier, c *cluster.Client) (ApplyReport, error) {
-	if err := s.Sample(ctx); err != nil {
-		return ApplyReport{}, err
-	}
-	rep, err := a.Apply(ctx, s, s.Recommend(ctx))
-	if v, verr := c.View(ctx); verr == nil {
-		_ = s.Share(ctx, v)
-	}
-	return rep, err
 }
