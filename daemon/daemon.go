@@ -258,7 +258,8 @@ func (d *Daemon) Reload() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.run == nil {
-		return errors.Join(errors.New("reload: the daemon is stopping"), g.client.Close())
+		d.log.Warn("the configuration is not reloaded: the daemon does not run yet, or is stopping")
+		return errors.Join(errors.New("reload: the daemon does not run"), g.client.Close())
 	}
 	if old := d.gen.config; old.Listen != c.Listen || old.StateDir != c.StateDir {
 		d.log.Warn("listen and stateDir take effect at the next start")

@@ -77,16 +77,9 @@ func (f *stateFile) load() (content stateContent, problem string) {
 }
 
 // save writes the file atomically.
-func (f *stateFile) save(content stateContent) error {
-	switch {
-	case f.path == "":
-		return nil
-	case f.refused != "":
+func (f *stateFile) save(data []byte) error {
+	if f.refused != "" {
 		return errors.New(f.refused)
-	}
-	data, err := json.Marshal(content)
-	if err != nil {
-		return err
 	}
 	return atomicfile.Write(f.path, data, 0o644)
 }

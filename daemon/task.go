@@ -216,8 +216,9 @@ func (t Task) start(work context.Context, s *slot, wg *sync.WaitGroup) <-chan st
 		defer cancel()
 		ended := make(chan run, 1)
 		wg.Go(func() {
-			defer s.finish()
-			ended <- t.once(ctx, began, s.log)
+			r := t.once(ctx, began, s.log)
+			s.finish() // before the outcome is known, so that the next turn finds the task free
+			ended <- r
 		})
 		defer close(known)
 		var hung <-chan time.Time
@@ -253,6 +254,8 @@ func (t Task) once(ctx context.Context, began time.Time, log *slog.Logger) (r ru
 		r.Result = resultSuccess
 	case errors.Is(err, ErrSkipped):
 		r.Result, r.Reason = resultSkipped, err.Error()
+	case errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.Canceled):
+		r.Result, r.Reason = resultSkipped, "ended because the daemon stops"
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		r.Result, r.Reason = resultTimeout, fmt.Sprintf("ended by its time-out of %s: %v", t.Timeout, err)
 	default:

@@ -28,6 +28,8 @@ type Watch struct {
 	log  *slog.Logger
 	file stateFile
 
+	saving sync.Mutex // one save at a time; taken before mu
+
 	mu        sync.Mutex
 	interval  time.Duration
 	view      *cluster.View
@@ -92,6 +94,11 @@ func (w *Watch) setInterval(d time.Duration) {
 
 // Observe takes in what the members said.
 func (w *Watch) Observe(v cluster.View) {
+	w.take(v)
+	w.save(false)
+}
+
+func (w *Watch) take(v cluster.View) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
@@ -106,7 +113,6 @@ func (w *Watch) Observe(v cluster.View) {
 	}
 	w.clusterID, w.view, w.seen = v.ClusterID, &v, now
 	w.observe(v, now)
-	w.save(now, false)
 }
 
 // clockMoved keeps the ages of the samples where the clock was set by d.
@@ -180,27 +186,36 @@ func (w *Watch) tell(before, after cluster.View) {
 	}
 }
 
-// save writes the state file where it is time to; its problems are logged when they change.
-func (w *Watch) save(now time.Time, force bool) {
-	if w.file.path == "" || w.clusterID == 0 || (!force && now.Sub(w.saved) < saveEvery && now.After(w.saved.Add(-time.Second))) {
+// Save writes the state file now: at the end.
+func (w *Watch) Save() { w.save(true) }
+
+// save writes the state file where it is time to; its problems are logged when they change. The lock is not held while
+// the disk is waited for: a disk that hangs must not hide the metrics.
+func (w *Watch) save(force bool) {
+	w.saving.Lock()
+	defer w.saving.Unlock()
+	w.mu.Lock()
+	now := time.Now()
+	if w.file.path == "" || w.clusterID == 0 || (!force && now.Sub(w.saved) < saveEvery) {
+		w.mu.Unlock()
 		return
 	}
 	w.saved = now
+	data, err := json.Marshal(stateContent{Version: stateVersion, ClusterID: w.clusterID, Saved: now.UTC().Truncate(time.Second), Members: w.series})
+	w.mu.Unlock()
+	if err == nil {
+		err = w.file.save(data)
+	}
 	problem := ""
-	if err := w.file.save(stateContent{Version: stateVersion, ClusterID: w.clusterID, Saved: now.UTC().Truncate(time.Second), Members: w.series}); err != nil {
+	if err != nil {
 		problem = err.Error()
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if problem != w.problem && problem != "" {
 		w.log.Warn("the size series is kept in memory only", "err", problem)
 	}
 	w.problem = problem
-}
-
-// Save writes the state file now: at the end.
-func (w *Watch) Save() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.save(time.Now(), true)
 }
 
 // Latest is the present view. It is false where there is none, or none of late.
