@@ -108,6 +108,8 @@ type execution struct {
 	mu      sync.Mutex // guards what follows
 	journal *journal
 	deleted int64     // by this run
+	seen    int64     // objects with an outcome of this run
+	stale   int64     // of these, those that are there and are not as planned
 	unsure  bool      // an attempt ended without an answer
 	failing time.Time // since when nothing was answered; zero while answers come
 	began   time.Time
@@ -331,9 +333,9 @@ func (x *execution) work(ctx context.Context) error {
 	}
 	background, end := context.WithCancel(ctx)
 	var side sync.WaitGroup
-	for _, f := range []func(context.Context){x.ticker, x.gate, x.look} {
-		side.Go(func() { f(background) })
-	}
+	side.Go(func() { x.ticker(background) })
+	side.Go(func() { x.look(background) })
+	side.Go(func() { x.gate(background, cancel) })
 	err := g.Wait()
 	end()
 	side.Wait()
@@ -342,6 +344,8 @@ func (x *execution) work(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case stop.Err() != nil && err == nil:
+		err = context.Cause(stop)
 	case err == nil:
 		return x.journal.finish(x.Now())
 	}
@@ -412,22 +416,35 @@ func (x *execution) look(ctx context.Context) {
 	}
 }
 
-// gate holds the workers while the garbage collector is behind.
-func (x *execution) gate(ctx context.Context) {
+// gate holds the workers while the garbage collector is behind, and ends the run where it makes no headway: then no
+// controller manager is at work, and waiting for it is in vain.
+func (x *execution) gate(ctx context.Context, end context.CancelCauseFunc) {
 	if x.MaxOrphanPods <= 0 || x.Etcd == nil || x.plan.End.Dependents == nil {
 		return
 	}
-	for ctx.Err() == nil {
+	var least int64
+	var since time.Time
+	for ; ctx.Err() == nil; _ = sleep(ctx, gateTick) {
 		n, err := x.backlog(ctx)
 		switch {
 		case err != nil: // a gate that cannot be read is closed
 			x.pace.hold("the garbage collector's backlog cannot be read: " + err.Error())
-		case n > x.MaxOrphanPods:
-			x.pace.hold(fmt.Sprintf("the garbage collector has about %d pods to remove", n))
-		default:
+			continue
+		case n <= x.MaxOrphanPods:
 			x.pace.release()
+			since = time.Time{}
+			continue
 		}
-		_ = sleep(ctx, gateTick)
+		x.pace.hold(fmt.Sprintf("the garbage collector has about %d pods to remove", n))
+		now := x.Now()
+		if since.IsZero() || n < least {
+			least, since = n, now
+		}
+		if now.Sub(since) > x.Patience {
+			end(fmt.Errorf("%w: the garbage collector has about %d pods to remove, and removed none for %s: is a controller manager running? "+
+				"--max-orphan-pods 0 does not wait for it", ErrOutage, n, x.Patience))
+			return
+		}
 	}
 }
 

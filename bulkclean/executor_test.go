@@ -17,8 +17,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
@@ -610,5 +613,36 @@ func TestExecutor_NoSpace(t *testing.T) {
 	}
 	if _, err := f.client.Put(t.Context(), "/junk/more", junk); !errors.Is(err, rpctypes.ErrNoSpace) {
 		t.Errorf("got %v: the test did not test it under NOSPACE", err)
+	}
+}
+
+// TestExecutor_Gate: while the garbage collector is behind nothing is deleted; where it does nothing the run ends.
+func TestExecutor_Gate(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.jobs(30)
+	for i := range 30 {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprintf("p-%d", i), UID: types.UID(fmt.Sprintf("pod-%d", i)),
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "x", UID: types.UID(fmt.Sprintf("uid-job-%05d", i))}}}}
+		f.put("/registry/pods/ns/"+pod.Name, stored(f, pod, "v1", "Pod"))
+	}
+	p := f.plan()
+	if p.End.Dependents == nil || *p.End.Dependents != 30 {
+		t.Fatalf("got %v dependents, want 30", p.End.Dependents)
+	}
+	for i := range 25 { // pods that were not there: as if 25 were waiting
+		f.put(fmt.Sprintf("/registry/pods/ns/more-%d", i), []byte("x"))
+	}
+	e := f.executor(&fakeAPI{f: f, fault: func(int, string) (error, error) { time.Sleep(20 * time.Millisecond); return nil, nil }})
+	e.MaxOrphanPods, e.Workers, e.Now, e.MaxPlanAge, e.Patience = 10, 1, nil, 1e6*time.Hour, time.Second
+	r, err := e.Execute(t.Context(), p)
+	if !errors.Is(err, ErrOutage) || r.Left == 0 {
+		t.Fatalf("got %+v, %v, want an end of patience", r, err)
+	}
+	if _, err := f.client.Delete(t.Context(), "/registry/pods/", clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+	if r := f.execute(e, p); r.Deleted != 30 {
+		t.Errorf("got %+v, want all 30 once the pods are gone", r)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -175,12 +176,15 @@ func TestNewPlan_CustomResources(t *testing.T) {
 // byName is an API server that decrypts.
 type byName struct {
 	values map[string][]byte
+	mu     sync.Mutex
 	calls  []string
 }
 
 func (b *byName) Object(_ context.Context, r kube.Resource, ns, name string) ([]byte, error) {
 	key := r.Plural + "/" + ns + "/" + name
+	b.mu.Lock()
 	b.calls = append(b.calls, key)
+	b.mu.Unlock()
 	if v, ok := b.values[key]; ok {
 		return v, nil
 	}

@@ -69,7 +69,9 @@ func (r *PolicyRunner) Run(ctx context.Context, p Policy) (PolicyReport, error) 
 	via, qps := p.way()
 	e := &Executor{Via: via, Etcd: NewEtcd(r.Cluster), Export: dir, QPS: qps, MaxOrphanPods: DefaultMaxOrphanPods,
 		Pressure: MembersLoad(r.Cluster), Log: r.Log}
-	if via == ViaAPI {
+	if via == ViaEtcd {
+		e.MaxOrphanPods = 0
+	} else {
 		if e.API, err = r.API(); err != nil {
 			return rep, err
 		}

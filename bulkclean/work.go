@@ -185,7 +185,7 @@ func (x *execution) again(it item, is *Item, unsure bool) (Outcome, string) {
 		if unsure {
 			return Deleted, ""
 		}
-		return Changed, "gone already"
+		return Changed, goneAlready
 	}
 	f, err := x.kind.decode(is.Value)
 	if errors.Is(err, errEncrypted) {
@@ -206,6 +206,12 @@ func (x *execution) again(it item, is *Item, unsure bool) (Outcome, string) {
 	return Changed, "changed since the plan, and would be selected again"
 }
 
+// goneAlready is no sign of a stale plan: somebody else wanted the same.
+const goneAlready = "gone already"
+
+// maxDisagreements is how often the API server may see another revision than etcd before the object is given up.
+const maxDisagreements = 8
+
 // note writes a result down.
 func (x *execution) note(it item, o Outcome, reason string) error {
 	x.mu.Lock()
@@ -216,12 +222,15 @@ func (x *execution) note(it item, o Outcome, reason string) error {
 	if err := x.journal.result(it.n, o, it.object.Bytes, reason); err != nil {
 		return err
 	}
-	t := &x.journal.totals
+	x.seen++
+	if o == Changed && reason != goneAlready {
+		x.stale++
+	}
 	switch {
-	case t.Failed > maxFailures:
-		return fmt.Errorf("%d objects could not be deleted, lately: %s", t.Failed, reason)
-	case t.Count() >= sampleSize && 2*t.Changed > t.Count():
-		return fmt.Errorf("%w: %d of %d", ErrMostlyChanged, t.Changed, t.Count())
+	case x.journal.totals.Failed > maxFailures:
+		return fmt.Errorf("%d objects could not be deleted, lately: %s", x.journal.totals.Failed, reason)
+	case x.seen >= sampleSize && 2*x.stale > x.seen:
+		return fmt.Errorf("%w: %d of %d", ErrMostlyChanged, x.stale, x.seen)
 	}
 	return nil
 }
@@ -263,6 +272,9 @@ func (x *execution) one(ctx context.Context, it item) error {
 			if is != nil && is.ModRevision == it.object.ModRevision {
 				// The API server's view was behind etcd's.
 				a = attempt{answer: later, err: errors.New("the API server sees another revision than etcd has")}
+				if try >= maxDisagreements {
+					return x.note(it, Broken, a.err.Error())
+				}
 				break
 			}
 			outcome, reason := x.again(it, is, unsure)

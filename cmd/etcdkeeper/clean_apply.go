@@ -54,7 +54,7 @@ func newCleanApplyCmd(a *app) *cobra.Command {
 	fs.StringVar(&p.exec.Export, "export", "", "directory for the export (default: the plan's name with .export)")
 	fs.StringVar(&p.exec.Journal, "journal", "", "journal file (default: the plan's name with .journal)")
 	fs.DurationVar(&p.exec.MaxPlanAge, "max-plan-age", bulkclean.DefaultMaxPlanAge, "refuse an older plan")
-	fs.Int64Var(&p.exec.MaxOrphanPods, "max-orphan-pods", bulkclean.DefaultMaxOrphanPods, "wait while more pods than this wait for the garbage collector (0 = do not look)")
+	fs.Int64Var(&p.exec.MaxOrphanPods, "max-orphan-pods", bulkclean.DefaultMaxOrphanPods, "wait while more pods than this wait for the garbage collector (0 = do not look; with --via etcd the default is 0)")
 	fs.DurationVar(&p.exec.Patience, "patience", bulkclean.DefaultPatience, "longest outage that is waited out")
 	fs.BoolVar(&p.thenDefrag, "then-defrag", false, "hand over to the rolling defragmentation afterwards")
 	fs.DurationVar(&p.compactWait, "compact-wait", 0, "with --then-defrag: longest wait for the API server to compact the deletions")
@@ -133,6 +133,9 @@ func (p *cleanApply) check(cmd *cobra.Command) error {
 	}
 	if !cmd.Flags().Changed("qps") {
 		p.exec.QPS = ceiling
+	}
+	if p.exec.Via == bulkclean.ViaEtcd && !cmd.Flags().Changed("max-orphan-pods") {
+		p.exec.MaxOrphanPods = 0 // without an API server nobody collects
 	}
 	switch {
 	case p.exec.QPS < 0:
