@@ -12,11 +12,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/yaml"
 
 	"github.com/etcdkeeper/etcdkeeper/config"
-	"github.com/etcdkeeper/etcdkeeper/vpa"
 )
 
 const root = "../../"
@@ -124,43 +122,17 @@ func TestRules_EveryAlertIsTestedAndHasARunbook(t *testing.T) {
 	}
 }
 
-// describer collects the names of everything that is registered with it.
-type describer map[string]bool
-
-var fqName = regexp.MustCompile(`fqName: "([^"]+)"`)
-
-func (d describer) Register(c prometheus.Collector) error {
-	ch := make(chan *prometheus.Desc)
-	go func() {
-		c.Describe(ch)
-		close(ch)
-	}()
-	for desc := range ch {
-		d[fqName.FindStringSubmatch(desc.String())[1]] = true
-	}
-	return nil
-}
-
-func (d describer) MustRegister(cs ...prometheus.Collector) {
-	for _, c := range cs {
-		_ = d.Register(c)
-	}
-}
-
-func (d describer) Unregister(prometheus.Collector) bool { return true }
-
 // exported are the names that the binary exports: docs/metrics.md is generated from the daemon's own registry and
 // compared with it by make docs-check.
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
-	names := describer{}
+	names := map[string]bool{}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)`").FindAllStringSubmatch(string(read(t, "docs/metrics.md")), -1) {
 		names[m[1]] = true
 	}
 	if len(names) < 30 {
 		t.Fatalf("docs/metrics.md names %d metrics", len(names))
 	}
-	vpa.NewMetrics(names)
 	for _, n := range []string{"up", "process_resident_memory_bytes", "process_cpu_seconds_total"} {
 		names[n] = true
 	}
@@ -268,5 +240,33 @@ func TestConfigurations_AreValid(t *testing.T) {
 	}
 	if found < 4 {
 		t.Errorf("found %d configuration files", found)
+	}
+}
+
+// Every ETCDKEEPER_ variable in a shipped file is one that the binary reads.
+func TestVariables_AreKnown(t *testing.T) {
+	known := string(read(t, "docs/configuration.md"))
+	paths := map[string]bool{}
+	for _, k := range config.Keys() {
+		paths["ETCDKEEPER_"+strings.ToUpper(strings.ReplaceAll(k.Path, ".", "_"))] = true
+	}
+	variable := regexp.MustCompile(`\bETCDKEEPER_[A-Z_]+[A-Z]`)
+	err := filepath.WalkDir(root+"deploy", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, v := range variable.FindAllString(string(b), -1) {
+			if !paths[v] && !strings.Contains(known, "`"+v+"`") && v != "ETCDKEEPER_USER" && v != "ETCDKEEPER_PASSWORD" && v != "ETCDKEEPER_ETCD" {
+				t.Errorf("%s: the binary does not read %s", path, v)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

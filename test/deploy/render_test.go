@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -180,6 +181,44 @@ func patchedStaticPod(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return string(out)
+}
+
+// The way of README.md for nodes that exist gives what kubeadm's own merge gives.
+func TestKubeadm_PatchByKubectl(t *testing.T) {
+	testproc.RequireReal(t)
+	kubectl := kubetest.Binary(t, "kubectl")
+	for _, dir := range []string{"patches", "patches-nonroot"} {
+		out := mustRun(t, nil, kubectl, "patch", "--local", "-f", "test/deploy/testdata/kubeadm-etcd.yaml", "--type", "strategic",
+			"--patch-file", "deploy/kubeadm/"+dir+"/etcd+strategic.yaml", "-o", "yaml")
+		var got, want corev1.Pod
+		if err := yaml.UnmarshalStrict([]byte(out), &got); err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.UnmarshalStrict([]byte(patchedStaticPod(t, dir)), &want); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want.Spec, got.Spec); d != "" {
+			t.Errorf("%s (-kubeadm's merge +kubectl's):\n%s", dir, d)
+		}
+	}
+}
+
+// The unit holds to what systemd itself knows, where systemd is installed.
+func TestSystemd_Unit(t *testing.T) {
+	testproc.RequireReal(t)
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Log("systemd-analyze is not installed: the unit's settings were not looked up")
+		return
+	}
+	unit := strings.Replace(string(read(t, "deploy/systemd/etcdkeeper.service")), "/usr/local/bin/etcdkeeper", "/bin/true", 1)
+	path := filepath.Join(t.TempDir(), "etcdkeeper.service")
+	if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := mustRun(t, nil, analyze, "verify", path); strings.Contains(out, "etcdkeeper.service:") {
+		t.Errorf("systemd-analyze verify says:\n%s", out)
+	}
 }
 
 func podSpecs(objects map[string][]any) map[string]corev1.PodSpec {

@@ -21,14 +21,16 @@ In mode deployment it is the pod's container.
   env:
     - name: GOMEMLIMIT
       value: {{ .Values.goMemLimit }}
-    - name: POD_NAME
+    {{- if eq .Values.mode "sidecar" }}
+    - name: ETCDKEEPER_VPA_POD
       valueFrom:
         fieldRef:
           fieldPath: metadata.name
-    - name: POD_NAMESPACE
+    - name: ETCDKEEPER_VPA_NAMESPACE
       valueFrom:
         fieldRef:
           fieldPath: metadata.namespace
+    {{- end }}
     {{- with .Values.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
