@@ -313,6 +313,9 @@ func (x *execution) work(ctx context.Context) error {
 	stop, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	items := make(chan item, maxOps)
+	if x.gated() {
+		x.pace.hold("the garbage collector's backlog is not read yet")
+	}
 	g, gctx := errgroup.WithContext(stop)
 	g.Go(func() error {
 		defer close(items)
@@ -416,10 +419,15 @@ func (x *execution) look(ctx context.Context) {
 	}
 }
 
+// gated tells whether the backlog is looked at.
+func (x *execution) gated() bool {
+	return x.MaxOrphanPods > 0 && x.Etcd != nil && x.plan.End.Dependents != nil
+}
+
 // gate holds the workers while the garbage collector is behind, and ends the run where it makes no headway: then no
 // controller manager is at work, and waiting for it is in vain.
 func (x *execution) gate(ctx context.Context, end context.CancelCauseFunc) {
-	if x.MaxOrphanPods <= 0 || x.Etcd == nil || x.plan.End.Dependents == nil {
+	if !x.gated() {
 		return
 	}
 	var least int64
