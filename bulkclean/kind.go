@@ -17,8 +17,7 @@ type Kind struct {
 	protobuf func(*Facts, []byte) error // nil where it is never stored so
 	json     func(*Facts, []byte) error
 
-	// cutoff is how old the kind's objects are at least, whatever the selector says about younger ones; events with a
-	// lease of their own are the lease's.
+	// leased marks a kind whose objects end with their lease: only those without one, or that outlived it, are selected.
 	leased bool
 	// liveOwner allows objects of a live owner to be selected, because no owner keeps a history of them.
 	liveOwner bool
