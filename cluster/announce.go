@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -25,10 +26,13 @@ const keepersDir = "keepers"
 
 // Announcer keeps a keeper's announcement alive under a lease.
 type Announcer struct {
-	c     *Client
-	self  Keeper
-	ttl   time.Duration
-	lease clientv3.LeaseID
+	c    *Client
+	self Keeper
+	ttl  time.Duration
+
+	mu        sync.Mutex // held during a call, so that a withdrawal ends what an announcement has made
+	lease     clientv3.LeaseID
+	withdrawn bool
 }
 
 // NewAnnouncer announces self; an announcement that is not renewed ends after ttl.
@@ -39,6 +43,11 @@ func (c *Client) NewAnnouncer(self Keeper, ttl time.Duration) *Announcer {
 // Announce renews the announcement, or makes it where it is gone. It is called several times within the ttl. Under
 // NOSPACE one that is alive stays alive, and none can be made.
 func (a *Announcer) Announce(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.withdrawn {
+		return nil
+	}
 	value, err := json.Marshal(a.self)
 	if err != nil {
 		return err
@@ -71,8 +80,11 @@ func (a *Announcer) key() string {
 	return fmt.Sprintf("%s%s/%s-%s-%d", Root, keepersDir, a.self.Member, a.self.Host, a.self.PID)
 }
 
-// Withdraw ends the announcement.
+// Withdraw ends the announcement for good.
 func (a *Announcer) Withdraw() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.withdrawn = true
 	if a.lease != 0 {
 		a.c.revoke(a.lease)
 		a.lease = 0

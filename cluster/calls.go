@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -98,15 +99,28 @@ type Leases struct {
 	Shortest time.Duration // the shortest granted time-to-live seen; 0 where no lease was seen
 }
 
+// sampleWait bounds the look at leases.
+const sampleWait = 10 * time.Second
+
 // SampleLeases asks for the time-to-live of up to 500 leases, spread evenly over all: leases are lost when they are
-// not renewed for their time-to-live, and nothing renews them while the leader defragments. The keeper's own have
-// ten minutes and never count as the shortest.
+// not renewed for their time-to-live, and nothing renews them while the leader defragments. Those of keepers do not
+// count: a keeper that loses its announcement makes another one.
 func (c *Client) SampleLeases(ctx context.Context) (Leases, error) {
+	ctx, cancel := context.WithTimeout(ctx, sampleWait)
+	defer cancel()
 	var l Leases
 	err := c.leaderCall(ctx, func(ctx context.Context, cl *clientv3.Client) error {
 		resp, err := cl.Leases(ctx)
 		if err != nil {
 			return err
+		}
+		// With their values: etcd 3.7 leaves the lease out of an answer of keys only.
+		keys, err := cl.Get(ctx, Root+keepersDir+"/", clientv3.WithPrefix())
+		if err != nil {
+			return err
+		}
+		for _, kv := range keys.Kvs {
+			resp.Leases = slices.DeleteFunc(resp.Leases, func(s clientv3.LeaseStatus) bool { return int64(s.ID) == kv.Lease })
 		}
 		l = Leases{Count: len(resp.Leases)}
 		step := max(1, (len(resp.Leases)+maxLeaseSample-1)/maxLeaseSample)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -54,6 +55,7 @@ type Client struct {
 	known    []string               // client URLs learnt from member lists, for the case that all given endpoints hang
 	tokens   map[string]tokenSeen   // by set: the last token seen taken, and since when
 	lastGood string                 // the endpoint that last answered a request for keys
+	closed   bool
 }
 
 type memberConn struct {
@@ -106,6 +108,7 @@ func (c *Client) Config() Config { return c.cfg }
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed = true
 	var errs []error
 	for _, m := range c.conns {
 		errs = append(errs, m.etcd.Close())
@@ -148,6 +151,10 @@ func (c *Client) conn(ctx context.Context, endpoint string) (*memberConn, error)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		_ = cl.Close()
+		return nil, errors.New("the connections are closed")
+	}
 	if other, ok := c.conns[endpoint]; ok {
 		_ = cl.Close()
 		return other, nil
@@ -208,7 +215,9 @@ func (c *Client) explain(err error, last *lastErr) error {
 	if err == nil {
 		return nil
 	}
-	if h := last.get(); h != nil {
+	if h := last.get(); errors.Is(h, io.EOF) {
+		return fmt.Errorf("TLS handshake: %w (the endpoint hung up: if it does not speak TLS, use http://)", h)
+	} else if h != nil {
 		return explainTLS(h)
 	}
 	user, _ := c.cfg.Credentials()
@@ -223,7 +232,12 @@ func (c *Client) explain(err error, last *lastErr) error {
 		}
 		return fmt.Errorf("%w (user %s lacks a right: 'etcdkeeper auth grant --print' prints the role it needs; defragmenting and moving the leader need 'etcdctl user grant-role %s root')", err, user, user)
 	}
-	return explainTLS(err)
+	explained := explainTLS(err)
+	if msg := err.Error(); explained == err && last.handshaken() && (strings.Contains(msg, "broken pipe") || strings.Contains(msg, "connection reset")) {
+		// TLS 1.3 refuses a client certificate only behind the handshake, and its word may get lost.
+		return fmt.Errorf("%w (the member hung up behind the TLS handshake: where it is up, it refuses the client certificate or misses one: check --cert and --key)", err)
+	}
+	return explained
 }
 
 type onceKey struct{}

@@ -17,6 +17,7 @@ type Refusal struct {
 	Gate   string `json:"gate"`   // its stable name
 	Member string `json:"member"` // "" where it is about the cluster
 	Reason string `json:"reason"`
+	Unread bool   `json:"-"` // it is closed because it could not be read, not because it says so
 }
 
 func (r Refusal) String() string {
@@ -198,7 +199,7 @@ func (c *Client) CheckPause(ctx context.Context) []Refusal {
 	p, err := c.ReadPause(ctx)
 	switch {
 	case err != nil:
-		return []Refusal{{Gate: GatePause, Reason: err.Error()}}
+		return []Refusal{{Gate: GatePause, Reason: err.Error(), Unread: true}}
 	case p != nil:
 		return []Refusal{{Gate: GatePause, Reason: p.String() + " (end it with 'etcdkeeper resume')"}}
 	}

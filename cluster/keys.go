@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -70,8 +71,19 @@ func (c *Client) try(ctx context.Context, endpoint string, f func(context.Contex
 
 // moves tells whether another member may answer where err came from one.
 func moves(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) {
+	var held *HeldError
+	for _, answer := range []error{ErrNoTokens, errTokenOut, errPauseTokens} {
+		if errors.Is(err, answer) {
+			return false // every member would say the same
+		}
+	}
+	switch {
+	case errors.As(err, &held):
+		return false
+	case errors.Is(err, context.DeadlineExceeded):
 		return true
+	case errors.Is(err, rpctypes.ErrTooManyRequests), fromLearner(err):
+		return true // a member that lags behind, or a learner: not the cluster
 	}
 	var e rpctypes.EtcdError
 	if errors.As(err, &e) {
@@ -82,6 +94,17 @@ func moves(err error) bool {
 		return true
 	}
 	return false
+}
+
+// fromLearner tells whether err is a learner's refusal: it serves next to nothing until it is promoted.
+func fromLearner(err error) bool {
+	want := rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner)
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		return e.Error() == want
+	}
+	s, ok := status.FromError(err)
+	return ok && strings.HasSuffix(s.Message(), want)
 }
 
 // IsNoSpace tells whether err is etcd's refusal to write under the NOSPACE alarm.

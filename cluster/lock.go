@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -100,7 +101,7 @@ func (c *Client) Acquire(ctx context.Context, name, holder string, ttl time.Dura
 		case errors.As(err, &held):
 			return nil, held
 		case errors.Is(err, errTokenOut):
-			return nil, &HeldError{Holder: "a keeper that took a token under NOSPACE", Since: time.Now(), Left: -1, TokenOut: true}
+			return nil, tokenOut()
 		}
 		return nil, fmt.Errorf("acquire the lock: %w", err)
 	}
@@ -141,18 +142,56 @@ func (c *Client) takeLock(ctx context.Context, cl *clientv3.Client, l *Lock, val
 	if len(got.Kvs) == 0 {
 		return errTokenOut // taken in this moment
 	}
-	var rec lockRecord
-	_ = json.Unmarshal(got.Kvs[0].Value, &rec)
-	if rec.Nonce == l.nonce {
+	if recordOf(got.Kvs[0]).Nonce == l.nonce {
 		return nil // an earlier answer was lost
 	}
+	return heldBy(ctx, cl, got.Kvs[0])
+}
+
+func recordOf(kv *mvccpb.KeyValue) (rec lockRecord) {
+	_ = json.Unmarshal(kv.Value, &rec)
+	return rec
+}
+
+// heldBy says who has the lock whose key is kv.
+func heldBy(ctx context.Context, cl *clientv3.Client, kv *mvccpb.KeyValue) *HeldError {
+	rec := recordOf(kv)
 	held := &HeldError{Holder: rec.Holder, Since: rec.Since, Left: -1}
-	if got.Kvs[0].Lease != 0 {
-		if t, err := cl.TimeToLive(ctx, clientv3.LeaseID(got.Kvs[0].Lease)); err == nil && t.TTL >= 0 {
+	if kv.Lease != 0 {
+		if t, err := cl.TimeToLive(ctx, clientv3.LeaseID(kv.Lease)); err == nil && t.TTL >= 0 {
 			held.Left = time.Duration(t.TTL) * time.Second
 		}
 	}
 	return held
+}
+
+// Held tells who has the named lock, nil where it is free. It changes nothing.
+func (c *Client) Held(ctx context.Context, name string) (*HeldError, error) {
+	var held *HeldError
+	err := c.Any(ctx, func(ctx context.Context, cl *clientv3.Client) error {
+		held = nil
+		resp, err := cl.Get(ctx, lockKey(name))
+		if err != nil {
+			return err
+		}
+		if len(resp.Kvs) > 0 {
+			held = heldBy(ctx, cl, resp.Kvs[0])
+			return nil
+		}
+		s, err := readTokens(ctx, cl, name)
+		if err == nil && s.taken > 0 {
+			held = tokenOut()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the lock: %w", err)
+	}
+	return held, nil
+}
+
+func tokenOut() *HeldError {
+	return &HeldError{Holder: "a keeper that took a token under NOSPACE", Since: time.Now(), Left: -1, TokenOut: true}
 }
 
 // revoke gives a lease back; where that fails it ends by itself.

@@ -56,8 +56,13 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// freshFor is how old a status may be to be compared with those of other members: some indexes later a member that
+// was asked first would look as if it lagged behind.
+const freshFor = 50 * time.Millisecond
+
 type endpointAnswer struct {
 	endpoint string
+	at       time.Time // of the status
 	status   *pb.StatusResponse
 	list     *pb.MemberListResponse
 	err      error
@@ -76,9 +81,13 @@ func (c *Client) ask(ctx context.Context, endpoint string) endpointAnswer {
 	if a.status, a.err = c.status(ctx, mc); a.err != nil {
 		return a
 	}
+	a.at = time.Now()
 	cl := pb.NewClusterClient(mc.etcd.ActiveConnection())
 	a.list, a.err = cl.MemberList(ctx, &pb.MemberListRequest{Linearizable: false})
-	if a.err != nil {
+	switch {
+	case a.err != nil && a.status.IsLearner:
+		a.err = fmt.Errorf("%w (a learner does not serve clients until it is promoted: give the endpoint of a voter too)", rpctypes.Error(a.err))
+	case a.err != nil:
 		a.err = c.explain(rpctypes.Error(a.err), mc.last)
 	}
 	return a
@@ -90,6 +99,9 @@ func (c *Client) ask(ctx context.Context, endpoint string) endpointAnswer {
 func (c *Client) View(ctx context.Context) (View, error) {
 	taken := time.Now()
 	answers := c.askAll(ctx, c.cfg.Endpoints)
+	if ctx.Err() != nil {
+		return View{}, ctx.Err()
+	}
 	list, clusterID, err := c.memberList(answers)
 	if errors.Is(err, ErrNoMember) {
 		// All given endpoints are silent: perhaps the members that they serve hang. The others are known from before.
@@ -106,10 +118,12 @@ func (c *Client) View(ctx context.Context) (View, error) {
 	}
 	v := View{ClusterID: clusterID, Taken: taken, Members: make([]Member, len(list))}
 	given := map[ID]*endpointAnswer{}
+	silent := map[string]error{} // endpoints that were asked a moment ago, and did not answer
 	c.mu.Lock()
 	for i := range answers {
 		a := &answers[i]
 		if a.status == nil {
+			silent[a.endpoint] = a.err
 			continue
 		}
 		id := ID(a.status.Header.MemberId)
@@ -130,15 +144,35 @@ func (c *Client) View(ctx context.Context) (View, error) {
 
 	var wg sync.WaitGroup
 	for i, m := range list {
-		wg.Go(func() { v.Members[i] = c.readMember(ctx, m, given[ID(m.ID)], home[ID(m.ID)]) })
+		wg.Go(func() { v.Members[i] = c.readMember(ctx, m, given[ID(m.ID)], home[ID(m.ID)], silent) })
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
 		return View{}, ctx.Err()
 	}
+	c.prefer(v)
 	slices.SortFunc(v.Members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 	spreadAlarms(&v, answers)
 	return v, nil
+}
+
+// prefer makes requests for keys begin at a voter that answers, rather than at an endpoint that may hang.
+func (c *Client) prefer(v View) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := ""
+	for _, m := range v.Members {
+		if !m.Reachable || !m.Voter() {
+			continue
+		}
+		if m.Endpoint == c.lastGood {
+			return
+		}
+		if first == "" || m.Given {
+			first = m.Endpoint
+		}
+	}
+	c.lastGood = first
 }
 
 func (c *Client) askAll(ctx context.Context, endpoints []string) []endpointAnswer {
@@ -178,7 +212,7 @@ func (c *Client) memberList(answers []endpointAnswer) ([]*pb.Member, ID, error) 
 	return best.list.Members, ID(best.status.Header.ClusterId), nil
 }
 
-func (c *Client) readMember(ctx context.Context, m *pb.Member, given *endpointAnswer, home string) Member {
+func (c *Client) readMember(ctx context.Context, m *pb.Member, given *endpointAnswer, home string, silent map[string]error) Member {
 	out := Member{
 		ID: ID(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs,
 		Learner: m.IsLearner, Started: m.Name != "", QuotaSource: QuotaUnknown,
@@ -198,7 +232,7 @@ func (c *Client) readMember(ctx context.Context, m *pb.Member, given *endpointAn
 	var wg sync.WaitGroup
 	var quota *int64
 	wg.Go(func() { out.DefragInFlight, quota, out.GaugeError = c.gauge(ctx, out) })
-	st, err := c.statusOf(ctx, &out, given)
+	st, err := c.statusOf(ctx, &out, given, silent)
 	wg.Wait()
 	if err != nil {
 		out.Error = err.Error()
@@ -210,13 +244,16 @@ func (c *Client) readMember(ctx context.Context, m *pb.Member, given *endpointAn
 }
 
 // statusOf asks a member for its status, by the endpoint given for it, else by the client URLs that it announces: the
-// first that is answered by that member is kept.
-func (c *Client) statusOf(ctx context.Context, m *Member, given *endpointAnswer) (*pb.StatusResponse, error) {
-	if given != nil {
+// first that is answered by that member is kept. One that was silent a moment ago is not waited for again.
+func (c *Client) statusOf(ctx context.Context, m *Member, given *endpointAnswer, silent map[string]error) (*pb.StatusResponse, error) {
+	if given != nil && time.Since(given.at) < freshFor {
 		return given.status, nil
 	}
 	endpoints := slices.Clone(m.ClientURLs)
-	if m.Endpoint != "" && !slices.Contains(endpoints, m.Endpoint) {
+	switch {
+	case given != nil:
+		endpoints = []string{m.Endpoint}
+	case m.Endpoint != "" && !slices.Contains(endpoints, m.Endpoint):
 		endpoints = append([]string{m.Endpoint}, endpoints...)
 	}
 	if len(endpoints) == 0 {
@@ -231,6 +268,10 @@ func (c *Client) statusOf(ctx context.Context, m *Member, given *endpointAnswer)
 	}
 	answers := make(chan answer, len(endpoints))
 	for _, e := range endpoints {
+		if err := silent[e]; err != nil {
+			answers <- answer{e, nil, err}
+			continue
+		}
 		go func() {
 			mc, err := c.conn(ctx, e)
 			if err != nil {

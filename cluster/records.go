@@ -34,11 +34,11 @@ func (c *Client) Append(ctx context.Context, dir string, keep int, record any) e
 			return err
 		}
 		slices.SortFunc(resp.Kvs, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
+		// An earlier answer may have been lost: the record itself never makes room for itself.
+		old := slices.DeleteFunc(resp.Kvs, func(kv *mvccpb.KeyValue) bool { return string(kv.Key) == key })
 		ops := []clientv3.Op{clientv3.OpPut(key, string(value))}
-		for i := 0; i < len(resp.Kvs)-keep+1 && len(ops) < 100; i++ {
-			if old := string(resp.Kvs[i].Key); old != key {
-				ops = append(ops, clientv3.OpDelete(old))
-			}
+		for i := 0; i < len(old)-keep+1 && len(ops) < 100; i++ {
+			ops = append(ops, clientv3.OpDelete(string(old[i].Key)))
 		}
 		_, err = cl.Txn(ctx).Then(ops...).Commit()
 		return err

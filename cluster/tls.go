@@ -84,12 +84,19 @@ func (t *tlsFiles) dialTLS(ctx context.Context, network, addr string) (net.Conn,
 type lastErr struct {
 	mu  sync.Mutex
 	err error
+	tls bool // the newest handshake succeeded
 }
 
 func (l *lastErr) set(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.err = err
+	l.err, l.tls = err, err == nil
+}
+
+func (l *lastErr) handshaken() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tls
 }
 
 func (l *lastErr) get() error {
@@ -147,6 +154,10 @@ func explainTLS(err error) error {
 		return fmt.Errorf("%w (the client certificate has expired: renew --cert)", err)
 	case strings.Contains(msg, "bad certificate") || strings.Contains(msg, "unknown certificate authority") || strings.Contains(msg, "certificate required"):
 		return fmt.Errorf("%w (the member refuses the client certificate: check --cert and --key)", err)
+	case strings.Contains(msg, "first record does not look like a TLS handshake") || strings.Contains(msg, "server gave HTTP response to HTTPS client"):
+		return fmt.Errorf("%w (the endpoint does not speak TLS: use http://, or leave --cacert and --cert out)", err)
+	case strings.Contains(msg, "error reading server preface") && strings.Contains(msg, "EOF"), strings.Contains(msg, `malformed HTTP response "\x15\x03`):
+		return fmt.Errorf("%w (the endpoint hangs up: if it speaks TLS, use https:// and --cacert)", err)
 	case errors.As(err, &host):
 		return fmt.Errorf("%w (use an endpoint that is named in the member's certificate)", err)
 	}

@@ -130,6 +130,7 @@ func (c *Client) restoreTokens(ctx context.Context, name string, taken int) erro
 // acquireToken takes the lock of l under NOSPACE.
 func (c *Client) acquireToken(ctx context.Context, l *Lock, ttl time.Duration) error {
 	var took int
+	asked := time.Now() // others count from when they see the token taken, which is later
 	err := c.Any(ctx, func(ctx context.Context, cl *clientv3.Client) error {
 		s, err := readTokens(ctx, cl, l.name)
 		if err != nil {
@@ -156,8 +157,8 @@ func (c *Client) acquireToken(ctx context.Context, l *Lock, ttl time.Duration) e
 			return err
 		}
 		if !resp.Succeeded {
-			if len(resp.Responses[0].GetResponseRange().Kvs) > 0 {
-				return c.takeLock(ctx, cl, l, nil) // a lock from before the alarm: says who has it
+			if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
+				return heldBy(ctx, cl, kvs[0]) // a lock from before the alarm
 			}
 			return &HeldError{Holder: "another keeper, by token", Since: time.Now(), Left: ttl}
 		}
@@ -167,7 +168,7 @@ func (c *Client) acquireToken(ctx context.Context, l *Lock, ttl time.Duration) e
 	if err != nil {
 		return err
 	}
-	l.token = &tokenHold{index: took, until: time.Now().Add(ttl)}
+	l.token = &tokenHold{index: took, until: asked.Add(ttl)}
 	return nil
 }
 
