@@ -15,9 +15,11 @@ import (
 
 // OfflineOptions of the defragmentation of a stopped member.
 type OfflineOptions struct {
-	Quota    int64 // bytes, for rules that ask for it; 0: not known
-	DryRun   bool
-	IfNeeded bool // a data directory without a database is nothing to do: etcd has not started there yet
+	Quota  int64 // bytes, for rules that ask for it; 0: not known
+	DryRun bool
+	// IfNeeded is for an init container, which must not keep an etcd from starting that could start: a data directory
+	// without a database, and a volume without room, are nothing to do.
+	IfNeeded bool
 }
 
 // Offline defragments the database of a stopped member where the rule matches. It refuses a member that runs, and a
@@ -25,7 +27,7 @@ type OfflineOptions struct {
 func Offline(ctx context.Context, dataDir string, rule Rule, o OfflineOptions) (Report, error) {
 	start := time.Now()
 	rep := Report{DryRun: o.DryRun, Trigger: TriggerManual, Started: start.UTC(), By: "offline"}
-	err := offline(ctx, dataDir, rule, o, &rep)
+	err := offline(ctx, dataDir, rule, o, DiskFree, &rep)
 	rep.Seconds = time.Since(start).Seconds()
 	if errors.Is(err, etcdfile.ErrRunning) {
 		rep.Outcome, rep.Reason = Refused, err.Error()
@@ -37,8 +39,8 @@ func Offline(ctx context.Context, dataDir string, rule Rule, o OfflineOptions) (
 	return rep, err
 }
 
-func offline(ctx context.Context, dataDir string, rule Rule, o OfflineOptions, rep *Report) error {
-	u, err := etcdfile.ReadUsage(dataDir)
+func offline(ctx context.Context, dataDir string, rule Rule, o OfflineOptions, diskFree func(string) (int64, error), rep *Report) error {
+	u, err := etcdfile.ReadUsage(ctx, dataDir)
 	if errors.Is(err, fs.ErrNotExist) && o.IfNeeded {
 		if _, derr := os.Stat(dataDir); derr == nil || errors.Is(derr, fs.ErrNotExist) {
 			rep.Outcome, rep.Reason = Nothing, "there is no database in "+dataDir+" yet"
@@ -76,13 +78,17 @@ func offline(ctx context.Context, dataDir string, rule Rule, o OfflineOptions, r
 	m.Action = Defragment
 	m.Reason += ": the rule matches"
 	rep.ReclaimableBytes = free
-	room, err := DiskFree(dataDir)
+	room, err := diskFree(dataDir)
 	if err != nil {
 		return fmt.Errorf("free space of the volume: %w", err)
 	}
 	if need := inUse + inUse/5; room < need {
 		rep.Outcome = Refused
 		rep.Reason = fmt.Sprintf("%s are free on the volume of %s, %s are needed for the new file", human(room), dataDir, human(need))
+		if o.IfNeeded {
+			m.Action = Skip
+			rep.Outcome, rep.Reason = Nothing, rep.Reason+": it is left as it is"
+		}
 		return nil
 	}
 	if o.DryRun {
@@ -93,7 +99,7 @@ func offline(ctx context.Context, dataDir string, rule Rule, o OfflineOptions, r
 		return ctx.Err()
 	}
 	start := time.Now()
-	if err := etcdfile.Defragment(dataDir); err != nil {
+	if err := etcdfile.Defragment(ctx, dataDir); err != nil {
 		return err
 	}
 	took := time.Since(start).Seconds()
