@@ -40,6 +40,10 @@ type Situation struct {
 type Plan struct {
 	Report
 	Order []cluster.ID // the leader, if it is among them, comes last
+
+	// DisarmOnly: no member has to be defragmented, but a NOSPACE alarm is left over, from a run that was killed before
+	// its end for example, and nothing speaks against taking it away.
+	DisarmOnly bool
 }
 
 func (p *Plan) member(id cluster.ID) *MemberReport {
@@ -233,10 +237,14 @@ func (d *decider) conclude() {
 	if len(p.Order) == 0 {
 		p.Outcome = Nothing
 		p.Reason = "no member has to be defragmented"
-		if d.nospace {
-			p.Reason += ", though the NOSPACE alarm is raised: free space is not what the members lack"
+		if !d.nospace {
+			return
 		}
-		return
+		if why := alarmStays(d.v); why != "" {
+			p.Reason += ", and the NOSPACE alarm has to stay: " + why
+			return
+		}
+		p.DisarmOnly = true
 	}
 	if d.emergency && !d.s.Manual {
 		p.Trigger = TriggerEmergency
@@ -245,7 +253,7 @@ func (d *decider) conclude() {
 	refuse := func(gate, format string, args ...any) {
 		p.Refusals = append(p.Refusals, cluster.Refusal{Gate: gate, Reason: fmt.Sprintf(format, args...)})
 	}
-	if n := len(d.v.Voters()); n < 3 && !d.s.AllowSmall && !d.c.AllowSmall {
+	if n := len(d.v.Voters()); n < 3 && !p.DisarmOnly && !d.s.AllowSmall && !d.c.AllowSmall {
 		refuse(cluster.GateQuorum, "%d voters: with fewer than three every client waits while one is defragmented; allow it with --allow-small (defrag.allowSmall)", n)
 	}
 	if !d.s.Manual {
@@ -253,7 +261,14 @@ func (d *decider) conclude() {
 	}
 	d.disk()
 	d.leader()
-	if d.c.HashCheck {
+	if d.nospace && !p.DisarmOnly && tight(d.v) {
+		if d.c.CompactOnNoSpace {
+			p.note("history is compacted first, behind a margin: defragmenting alone would leave a member too close to its quota")
+		} else {
+			p.note("what is in use is too close to the quota for defragmenting to help, and compacting is switched off (defrag.compactOnNoSpace)")
+		}
+	}
+	if d.c.HashCheck && !p.DisarmOnly {
 		var inUse int64
 		for _, m := range d.v.Voters() {
 			inUse = max(inUse, m.DBSizeInUse)
@@ -273,6 +288,9 @@ func (d *decider) conclude() {
 		if n := len(p.Refusals) - 1; n > 0 {
 			p.Reason += fmt.Sprintf(" (and %d more)", n)
 		}
+	case p.DisarmOnly:
+		p.Outcome = Planned
+		p.Reason = fmt.Sprintf("no member has to be defragmented, and the NOSPACE alarm is to be disarmed: every member is below %.0f%% of its quota", 100*DisarmBelow)
 	default:
 		p.Outcome = Planned
 		p.Reason = fmt.Sprintf("%d of %d members are to be defragmented, %s can be given back", len(p.Order), len(d.v.Members), human(p.ReclaimableBytes))

@@ -256,10 +256,16 @@ func (k *Keeper) Run(ctx context.Context) (Report, error) {
 	if c := k.Coordination(); !c.Coordinating {
 		return Report{Outcome: Refused, Reason: c.Reason}, nil
 	}
-	abandon := make(chan struct{})
+	abandon, ended := make(chan struct{}), make(chan struct{})
+	defer close(ended)
 	stop := context.AfterFunc(ctx, func() {
-		time.Sleep(stopGrace)
-		close(abandon)
+		grace := time.NewTimer(stopGrace)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+			close(abandon)
+		case <-ended:
+		}
 	})
 	defer stop()
 	r, err := NewRunner(Client{k.c}, k.cfg, Options{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
@@ -12,6 +13,10 @@ import (
 
 // members takes the members of the plan in turn. The first failure stops it.
 func (s *run) members(ctx context.Context) error {
+	if s.plan.DisarmOnly {
+		_, err := s.open(ctx)
+		return err
+	}
 	if err := s.makeRoom(ctx); err != nil {
 		return err
 	}
@@ -120,7 +125,7 @@ func (s *run) gates(ctx context.Context) (v cluster.View, closed []cluster.Refus
 		}
 	}
 	if closed = s.c.CheckPause(ctx); len(closed) > 0 {
-		return v, closed, true
+		return v, closed, !closed[0].Unread
 	}
 	v, err := s.c.View(ctx)
 	if err != nil {
@@ -130,10 +135,36 @@ func (s *run) gates(ctx context.Context) (v cluster.View, closed []cluster.Refus
 	if len(closed) == 0 {
 		closed = s.c.Probe(ctx, v)
 	}
+	if len(closed) == 0 {
+		closed = s.fence(ctx, v)
+	}
 	for _, r := range closed {
 		final = final || r.Gate == cluster.GateCorrupt
 	}
 	return v, closed, final
+}
+
+// fence is the last look before a member is disturbed: reading the other gates takes as long as the slowest member,
+// and meanwhile the lock may have gone to another keeper, which may have begun.
+func (s *run) fence(ctx context.Context, v cluster.View) []cluster.Refusal {
+	if s.lock != nil {
+		if err := s.lock.Check(ctx); err != nil {
+			return []cluster.Refusal{{Gate: cluster.GateLock, Reason: err.Error()}}
+		}
+	}
+	closed := make([][]cluster.Refusal, len(v.Members))
+	var wg sync.WaitGroup
+	for i, m := range v.Members {
+		wg.Go(func() {
+			if n, err := s.c.InFlight(ctx, m); err != nil {
+				closed[i] = []cluster.Refusal{{Gate: cluster.GateInFlight, Member: m.String(), Reason: err.Error()}}
+			} else if n != 0 {
+				closed[i] = []cluster.Refusal{{Gate: cluster.GateInFlight, Member: m.String(), Reason: "it is being defragmented"}}
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(closed...)
 }
 
 func (s *run) stopped(ctx context.Context) error {

@@ -2,9 +2,12 @@ package defrag
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 )
@@ -28,6 +31,34 @@ func nospaceMembers(v cluster.View) []cluster.Member {
 	return out
 }
 
+// tight tells whether a member would stay too close to its quota though it were defragmented.
+func tight(v cluster.View) bool {
+	return slices.ContainsFunc(v.Members, func(m cluster.Member) bool {
+		return m.Reachable && m.Quota != nil && float64(m.DBSizeInUse)*fillAfter >= DisarmBelow*float64(*m.Quota)
+	})
+}
+
+// alarmStays tells why the NOSPACE alarm must not be disarmed; "" where it may: every member is well below its own
+// quota then. Before that the next put would raise it again, since etcd compares the size of the file.
+func alarmStays(v cluster.View) string {
+	for _, m := range v.Members {
+		why := ""
+		switch {
+		case !m.Started:
+		case !m.Reachable:
+			why = "it does not answer"
+		case m.Quota == nil:
+			why = "its quota is not known (give --quota-backend-bytes)"
+		case float64(m.DBSize) >= DisarmBelow*float64(*m.Quota):
+			why = fmt.Sprintf("its file has %s of a quota of %s", human(m.DBSize), human(*m.Quota))
+		}
+		if why != "" {
+			return fmt.Sprintf("member %s: %s; every member has to be below %.0f%% (find what fills it with 'etcdkeeper census', delete or raise --quota-backend-bytes)", m, why, 100*DisarmBelow)
+		}
+	}
+	return ""
+}
+
 // makeRoom compacts where the alarm is raised and defragmenting alone would leave a member too close to its quota.
 // The API server's compactor cannot do it then, since it writes before it compacts. The plan is made anew afterwards.
 func (s *run) makeRoom(ctx context.Context) error {
@@ -38,15 +69,7 @@ func (s *run) makeRoom(ctx context.Context) error {
 	if len(nospaceMembers(v)) == 0 {
 		return nil
 	}
-	tight := false
-	for _, m := range v.Members {
-		tight = tight || m.Reachable && m.Quota != nil && float64(m.DBSizeInUse)*fillAfter >= DisarmBelow*float64(*m.Quota)
-	}
-	if !tight {
-		return nil
-	}
-	if !s.cfg.CompactOnNoSpace {
-		s.plan.note("what is in use is too close to the quota for defragmenting to help, and compacting is switched off (defrag.compactOnNoSpace)")
+	if !s.cfg.CompactOnNoSpace || !tight(v) {
 		return nil
 	}
 	rev, why, ok := s.compactTo(ctx, v)
@@ -61,7 +84,7 @@ func (s *run) makeRoom(ctx context.Context) error {
 	s.opts.Log.Info("compacting", "revision", rev, "why", why)
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
 	defer cancel()
-	if err := s.c.Compact(call, rev); err != nil {
+	if err := s.c.Compact(call, rev); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return err
 	}
 	s.plan.Compacted = &rev
@@ -105,10 +128,9 @@ func (s *run) compactTo(ctx context.Context, v cluster.View) (rev int64, why str
 	return head - margin, fmt.Sprintf("%d revisions behind the head", margin), head-margin > compacted
 }
 
-// disarm takes the NOSPACE alarm away once every member is well below its own quota: before that the next put would
-// raise it again, since etcd compares the size of the file.
+// disarm takes the NOSPACE alarm away where nothing speaks against it.
 func (s *run) disarm(ctx context.Context) error {
-	if len(s.done) == 0 && s.plan.Compacted == nil {
+	if len(s.done) == 0 && s.plan.Compacted == nil && !(s.plan.DisarmOnly && s.plan.Outcome == Planned) {
 		return nil
 	}
 	v, err := s.c.View(ctx)
@@ -119,20 +141,8 @@ func (s *run) disarm(ctx context.Context) error {
 	if len(raised) == 0 {
 		return nil
 	}
-	for _, m := range v.Members {
-		why := ""
-		switch {
-		case !m.Started:
-		case !m.Reachable:
-			why = "it does not answer"
-		case m.Quota == nil:
-			why = "its quota is not known (give --quota-backend-bytes)"
-		case float64(m.DBSize) >= DisarmBelow*float64(*m.Quota):
-			why = fmt.Sprintf("its file has %s of a quota of %s", human(m.DBSize), human(*m.Quota))
-		}
-		if why != "" {
-			return errStopped{fmt.Sprintf("the NOSPACE alarm stays: member %s: %s; every member has to be below %.0f%% (find what fills it with 'etcdkeeper census', delete or raise --quota-backend-bytes)", m, why, 100*DisarmBelow)}
-		}
+	if why := alarmStays(v); why != "" {
+		return errStopped{"the NOSPACE alarm stays: " + why}
 	}
 	if s.lock != nil {
 		if err := s.lock.Check(ctx); err != nil {

@@ -1,6 +1,7 @@
 package defrag
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type Actor interface {
 // Locker gives the lock of the cluster.
 type Locker interface {
 	Lock(ctx context.Context, holder string, ttl time.Duration) (Lock, error)
+	Held(ctx context.Context, name string) (*cluster.HeldError, error) // nil: nobody has it
 	BreakLock(ctx context.Context, name string, quiet func(context.Context) error) error
 }
 
@@ -154,7 +156,10 @@ func (s *run) run(ctx context.Context) error {
 	if err := s.decide(ctx); err != nil {
 		return err
 	}
-	if s.opts.DryRun || s.plan.Outcome != Planned {
+	if s.opts.DryRun && s.plan.Outcome == Planned {
+		return s.lookAtLock(ctx)
+	}
+	if s.plan.Outcome != Planned {
 		return nil
 	}
 	if err := s.acquire(ctx); err != nil {
@@ -169,15 +174,55 @@ func (s *run) run(ctx context.Context) error {
 		return err
 	}
 	err := s.members(ctx)
+	if err != nil && s.plan.DisarmOnly {
+		return err // a gate is closed: the alarm stays too
+	}
 	var stopped errStopped
 	if err == nil || errors.As(err, &stopped) {
 		if herr := s.hash(ctx); herr != nil {
+			if err != nil {
+				s.plan.note(stopped.reason)
+			}
 			err = herr
 		}
 	}
 	// Also after a partial run, and whatever ended it: writing again is what the cluster needs most.
-	err = errors.Join(err, s.disarm(context.WithoutCancel(ctx)))
-	return err
+	return s.worse(err, s.disarm(context.WithoutCancel(ctx)))
+}
+
+// worse is what ended a run that ended in two ways: a failure before an order to stop. The other one becomes a note.
+func (s *run) worse(first, second error) error {
+	var stopped errStopped
+	switch {
+	case first == nil || second == nil:
+		return cmp.Or(first, second)
+	case errors.As(second, &stopped):
+		s.plan.note(stopped.reason)
+		return first
+	case errors.As(first, &stopped):
+		s.plan.note(stopped.reason)
+		return second
+	}
+	return errors.Join(first, second)
+}
+
+// lookAtLock tells a dry run what a run would be told.
+func (s *run) lookAtLock(ctx context.Context) error {
+	held, err := s.c.Held(ctx, cluster.LockRun)
+	switch {
+	case err != nil:
+		return err
+	case held == nil || held.TokenOut:
+		return nil
+	case s.opts.Wait || s.opts.BreakLock:
+		s.plan.note(held.Error())
+		return nil
+	}
+	if s.opts.NoLock {
+		s.plan.note("a run without the lock would not respect that " + held.Error())
+		return nil
+	}
+	return s.lockRefused(held)
 }
 
 // decide makes the plan on a fresh view.
@@ -280,6 +325,9 @@ func (s *run) conclude(ctx context.Context, err error) {
 	case err == nil && rep.Outcome == Planned && !s.opts.DryRun:
 		rep.Outcome = Done
 		rep.Reason = fmt.Sprintf("%d members defragmented, %s given back", len(s.done), human(rep.ReclaimedBytes))
+		if s.plan.DisarmOnly {
+			rep.Reason = "no member had to be defragmented; the NOSPACE alarm was disarmed"
+		}
 	case err == nil:
 	case errors.As(err, &stopped) && rep.Outcome == Refused:
 	case errors.As(err, &stopped) && rep.changed():
@@ -289,9 +337,9 @@ func (s *run) conclude(ctx context.Context, err error) {
 	case rep.changed():
 		rep.Outcome, rep.Reason, rep.Failure = Partial, err.Error(), true
 	default:
-		rep.Outcome, rep.Reason, rep.Failure = Failed, err.Error(), s.begun && !errors.Is(err, context.Canceled)
+		rep.Outcome, rep.Reason, rep.Failure = Failed, err.Error(), s.begun && ctx.Err() == nil
 	}
-	if !rep.changed() && !rep.Failure {
+	if s.opts.DryRun || !rep.changed() && !rep.Failure {
 		return
 	}
 	record := *rep

@@ -20,20 +20,27 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 	log.Info("defragmenting", "sizeBytes", size, "inUseBytes", inUse, "predictedSeconds", *row.PredictedSeconds, "leader", row.Leader)
 	start := s.now()
 	res := s.defragment(ctx, m, row, start)
-	took := s.now().Sub(start).Seconds()
-	row.Seconds = &took
 	if res.notBegun {
-		row.Seconds = nil
 		return res.err
 	}
+	if res.ended.IsZero() {
+		res.ended = s.now()
+	}
+	took := res.ended.Sub(start).Seconds()
+	row.Seconds = &took
 	row.Done = true // from here on something was, or may have been, changed
 	s.done[m.ID] = true
 	if res.left {
+		row.Seconds = nil
 		return s.goesOn(m)
 	}
 	after, err := s.recovered(ctx, m)
 	if err != nil {
 		row.Reason += "; " + err.Error()
+		var stopped errStopped
+		if errors.As(err, &stopped) {
+			return err
+		}
 		return errors.Join(res.err, err)
 	}
 	now := after.DBSize
@@ -42,6 +49,7 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 	if res.err != nil {
 		// The answer was lost; the file tells whether the server did it.
 		if !shrunk(size, now, inUse) {
+			row.Seconds = nil // no defragmentation that anything can be learnt from
 			row.Reason += "; the call failed and the file did not shrink"
 			return res.err
 		}
@@ -71,6 +79,8 @@ type result struct {
 	err      error
 	notBegun bool // the server did not begin
 	left     bool // the server works on, and nobody waits for it any more
+
+	ended time.Time // when the gauge went to 0 for good, where there was no answer to tell
 }
 
 // defragment calls Defragment once and waits: for the answer, or for the signs that no answer comes any more. The
@@ -114,7 +124,9 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 		if gauge.seen && gauge.quietSince(s.now()) > s.t.hung {
 			// It ran and has ended, the member answers, and the answer did not come.
 			cancel()
-			return s.follow(ctx, m, errors.New("the connection lost the answer"))
+			res := s.follow(ctx, m, errors.New("the connection lost the answer"))
+			res.ended = gauge.since
+			return res
 		}
 	}
 }
@@ -177,8 +189,9 @@ func (s *run) follow(ctx context.Context, m cluster.Member, cause error) result 
 	for {
 		n, err := s.c.InFlight(work, m)
 		f.read(s.now(), n, err)
-		if f.done(s.now()) && s.answers(work, m) {
-			return result{err: cause}
+		// Where it is done and yet does not answer for long, the wait for its recovery says what is wrong.
+		if f.done(s.now()) && (s.answers(work, m) || f.quietSince(s.now()) > s.t.lost) {
+			return result{err: cause, ended: f.since}
 		}
 		if silent := s.now().Sub(f.alive); silent > s.t.lost {
 			return result{err: fmt.Errorf("member %s shows no sign of life for %s (%w): %w", m, silent.Round(time.Second), err, cause)}
@@ -237,8 +250,10 @@ func (s *run) recovered(ctx context.Context, m cluster.Member) (cluster.Member, 
 		if s.now().After(end) {
 			return cluster.Member{}, fmt.Errorf("member %s did not recover within %s of its defragmentation: %s", m, s.cfg.GateTimeout, last)
 		}
-		if err := sleep(work, 200*time.Millisecond); err != nil {
-			return cluster.Member{}, err
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-s.opts.Abandon:
+			return cluster.Member{}, errStopped{fmt.Sprintf("interrupted while member %s recovered from its defragmentation: %s; see 'etcdkeeper status', then run the same command again", m, last)}
 		}
 	}
 }

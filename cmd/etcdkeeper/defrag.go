@@ -109,7 +109,7 @@ func defragExit(ctx context.Context, rep defrag.Report, err error) error {
 		if errors.Is(err, cluster.ErrDifferentClusters) {
 			return withCode(exitRefused, err)
 		}
-		if errors.Is(err, context.Canceled) {
+		if ctx.Err() != nil {
 			return withCode(exitInterrupted, fmt.Errorf("interrupted, nothing was changed"))
 		}
 		return withCode(exitFailed, err)

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,25 +79,24 @@ func newStatusCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			h := defrag.ReadHistory(ctx, c)
+			shared := readShared(ctx, c, v)
+			h := shared.history
 			rep := newStatus(v)
 			if cfg.StateDir != "" {
 				rep.Forecast = daemon.ReadForecast(cfg.StateDir, v)
 			}
 			plan := defrag.Decide(v, cfg.Defrag, h, defrag.Situation{Manual: true, DiskFree: memberDisk(c.Config(), v)}, time.Now())
 			rep.decide(plan)
-			note := func(err error) {
-				if err != nil {
-					rep.Notes = append(rep.Notes, err.Error())
-				}
+			rep.Paused = shared.paused
+			if shared.keepers != nil {
+				rep.Keepers = shared.keepers
 			}
-			rep.Paused, err = c.ReadPause(ctx)
-			note(err)
-			rep.Keepers, err = c.Keepers(ctx)
-			note(err)
-			if h.Problem != "" {
-				rep.Notes = append(rep.Notes, "the last runs: "+h.Problem)
+			if p := rep.Paused; p != nil && rep.Verdict.Action != defrag.Skip {
+				rep.Verdict.Action = defrag.Skip
+				rep.Verdict.Reason = "the keepers are paused; otherwise: " + rep.Verdict.Reason
+				rep.Verdict.Refusals = append(rep.Verdict.Refusals, cluster.Refusal{Gate: cluster.GatePause, Reason: p.String()})
 			}
+			rep.Notes = append(rep.Notes, shared.problems...)
 			if history {
 				rep.Runs = h.Runs
 				if rep.Runs == nil {
@@ -109,6 +110,38 @@ func newStatusCmd(a *app) *cobra.Command {
 	config.AddFlag(cmd.Flags(), "state-dir", "stateDir")
 	cmd.Flags().BoolVar(&history, "history", false, "also show the last runs")
 	return cmd
+}
+
+// sharedState is what keepers have written into etcd.
+type sharedState struct {
+	history  defrag.History
+	paused   *cluster.Pause
+	keepers  []cluster.Keeper
+	problems []string
+}
+
+// readShared reads it all at once: where members hang, the waits do not add up. Without a leader etcd answers none of
+// it, and nothing is waited for.
+func readShared(ctx context.Context, c *cluster.Client, v cluster.View) sharedState {
+	if _, ok := v.Leader(); !ok {
+		return sharedState{problems: []string{"no pause, keeper or run can be shown: the members that answer have no common leader, so etcd serves no consistent reads"}}
+	}
+	var s sharedState
+	var pauseErr, keepersErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { s.history = defrag.ReadHistory(ctx, c) })
+	wg.Go(func() { s.paused, pauseErr = c.ReadPause(ctx) })
+	wg.Go(func() { s.keepers, keepersErr = c.Keepers(ctx) })
+	wg.Wait()
+	if s.history.Problem != "" {
+		s.problems = append(s.problems, "the last runs: "+s.history.Problem)
+	}
+	for _, err := range []error{pauseErr, keepersErr} {
+		if err != nil {
+			s.problems = append(s.problems, err.Error())
+		}
+	}
+	return s
 }
 
 func newStatus(v cluster.View) statusReport {
