@@ -137,24 +137,27 @@ func TestClient_TLS(t *testing.T) {
 		{"http to a TLS port", func(c *cluster.Config) { c.Endpoints[0] = strings.Replace(endpoint, "https", "http", 1) }, "use https://"},
 		{"https to a plain port", func(c *cluster.Config) { c.Endpoints[0] = strings.Replace(plain.Endpoint, "http", "https", 1) }, "use http://"},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			cfg := good
-			cfg.Endpoints = append([]string{}, good.Endpoints...)
-			tt.change(&cfg)
-			c := clientOf(t, cfg)
-			v, err := c.View(t.Context())
-			if tt.want == "" {
-				if err != nil || !v.Members[0].Reachable || v.Members[0].DefragInFlight == nil {
-					t.Errorf("got %+v, %v", v, err)
+	t.Run("files", func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				cfg := good
+				cfg.Endpoints = append([]string{}, good.Endpoints...)
+				tt.change(&cfg)
+				c := clientOf(t, cfg)
+				v, err := c.View(t.Context())
+				if tt.want == "" {
+					if err != nil || !v.Members[0].Reachable || v.Members[0].DefragInFlight == nil {
+						t.Errorf("got %+v, %v", v, err)
+					}
+					return
 				}
-				return
-			}
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("got %v, want an error that says %q", err, tt.want)
-			}
-		})
-	}
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("got %v, want an error that says %q", err, tt.want)
+				}
+			})
+		}
+	})
 	t.Run("expired server certificate", func(t *testing.T) {
 		pki.RotateServer(t, etcdtest.CertOptions{NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-time.Hour)})
 		if _, err := clientOf(t, good).View(t.Context()); err == nil || !strings.Contains(err.Error(), "has expired or is not valid yet") {

@@ -140,7 +140,7 @@ func TestOffline_Refuses(t *testing.T) {
 
 	snapshot := append(bytes.Clone(whole), bytes.Repeat([]byte{7}, 32)...)
 	torn := bytes.Clone(whole)
-	for i := len(torn) / 4; i < len(torn)*3/4; i++ {
+	for i := 2 * os.Getpagesize(); i < len(torn); i++ { // all but the two meta pages
 		torn[i] ^= 0xa5
 	}
 	for name, content := range map[string][]byte{
