@@ -64,3 +64,21 @@ func TestSplitPrepare_Usage(t *testing.T) {
 		t.Errorf("existing directory: got %d %s", code, errOut)
 	}
 }
+
+func TestSplitVerify_Usage(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "plan.json")
+	if err := os.WriteFile(bad, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{}, {"--shard", "127.0.0.1:1"}, {"--resources", "events"},
+		{"--shard", "127.0.0.1:1", "--resources", "widgets.example.com"},
+		{"--shard", "ftp://127.0.0.1:1", "--resources", "events"},
+		{"--shard", "127.0.0.1:1", "--resources", "events", "--plan", bad},
+		{"--shard", "127.0.0.1:1", "--resources", "events", "--plan", bad + ".absent"},
+	} {
+		if code, _, errOut := runSplit(t, "", append([]string{"verify"}, args...)...); code != exitUsage {
+			t.Errorf("%q: got %d %s", args, code, errOut)
+		}
+	}
+}
