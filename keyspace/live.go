@@ -165,7 +165,7 @@ func (l *Live) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {
 			return
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		chunks := make(chan chunk, 1)
+		chunks := make(chan chunk) // the client holds one ready already
 		go func() {
 			defer close(chunks)
 			if err := l.read(ctx, r, chunks); err != nil {

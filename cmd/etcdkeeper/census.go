@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"time"
@@ -19,6 +20,9 @@ import (
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
 	"github.com/etcdkeeper/etcdkeeper/report"
 )
+
+// censusMemory is what Go's memory is held to during a census, so that the process stays below 64 MiB.
+const censusMemory = 48 << 20
 
 type censusFlags struct {
 	snapshot string
@@ -71,6 +75,8 @@ func (a *app) runCensus(cmd *cobra.Command, f censusFlags) error {
 		return usagef("--verify: want --snapshot FILE with it")
 	}
 	o := census.Options{Prefix: cfg.Census.Prefix, Top: cfg.Census.Top, Thresholds: cfg.Census.Thresholds}
+	// What is read is garbage at once: a limit keeps the collector ahead of it. It is not enforced where it would not do.
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(censusMemory))
 	var c *census.Census
 	if f.snapshot != "" {
 		c, err = a.censusOfFile(cmd.Context(), f, o)
