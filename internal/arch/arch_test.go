@@ -52,7 +52,7 @@ var guarded = []struct {
 }
 
 // forTests are packages that the product never reaches.
-var forTests = []string{"internal/arch", "internal/deps", "internal/etcdtest", "internal/gendocs", "internal/kubetest", "internal/testproc", "test"}
+var forTests = []string{"internal/arch", "internal/etcdtest", "internal/gendocs", "internal/kubetest", "internal/testproc", "test"}
 
 type pkg struct {
 	ImportPath string
