@@ -101,10 +101,12 @@ func (c *Cluster) start() error {
 	if c.options.TLS {
 		c.PKI = NewPKI(c.tb)
 	}
-	c.tb.Cleanup(c.finish)
 	for i, v := range c.options.Versions {
 		c.Members = append(c.Members, c.newMember(fmt.Sprintf("m%d", i), v))
 	}
+	// After the members' folders were made, so that the processes end before
+	// their folders and ports go.
+	c.tb.Cleanup(c.finish)
 	initial := c.peers(c.Members)
 	for _, m := range c.Members {
 		m.initial, m.state = initial, "new"

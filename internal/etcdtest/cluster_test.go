@@ -234,3 +234,29 @@ func wantMetrics(t *testing.T, c *Cluster, m *Member) {
 		t.Errorf("member %s: got %d bytes, %v, want etcd's metrics", m.Name, len(body), err)
 	}
 }
+
+// watched is a TB whose log lines a test looks at.
+type watched struct {
+	TB
+	saw func(string)
+}
+
+func (w watched) Logf(format string, args ...any) { w.saw(fmt.Sprintf(format, args...)) }
+
+// TestStart_EndsBeforeItsFolders holds the order of the clean-up: a folder that
+// goes while its server still writes makes tests fail at random.
+func TestStart_EndsBeforeItsFolders(t *testing.T) {
+	testproc.RequireReal(t)
+	err := testproc.RunProgram(t.Context(), "order", func(tb TB) {
+		c := Start(tb, Options{Versions: []string{V37}})
+		c.tb = watched{tb, func(log string) {
+			if !strings.Contains(log, "serving client traffic") {
+				t.Errorf("got logs\n%s\nwant etcd's own words", log)
+			}
+		}}
+		tb.Fatalf("a failing test shows the logs")
+	})
+	if err == nil || err.Error() != "a failing test shows the logs" {
+		t.Errorf("got %v, want the failure and no other", err)
+	}
+}
