@@ -110,7 +110,7 @@ func TestFault_ThreeKeepersAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		codes := make([]int, 3)
 		for i := range codes {
-			wg.Go(func() { codes[i] = keeper(t, c, "defrag", "-w", "json").code })
+			wg.Go(func() { codes[i] = keeper(t, c, "defrag", "--rule", "dbSizeFree > 40*1024*1024", "-w", "json").code })
 		}
 		wg.Wait()
 		most, _ := stop()
