@@ -24,6 +24,8 @@ type fake struct {
 	t  *testing.T
 	mu sync.Mutex
 
+	gauges sync.Mutex // held while gauge is called
+
 	view    cluster.View
 	calls   []string // in order
 	records [][]byte
@@ -96,6 +98,8 @@ func (f *fake) InFlight(_ context.Context, m cluster.Member) (int64, error) {
 	n := int64(f.busy[m.ID])
 	f.mu.Unlock()
 	if f.gauge != nil {
+		f.gauges.Lock() // the gauges of all members are read at once
+		defer f.gauges.Unlock()
 		return f.gauge(m, n)
 	}
 	return n, nil
