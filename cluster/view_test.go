@@ -172,7 +172,9 @@ func TestClient_TLS(t *testing.T) {
 }
 
 func TestClient_Auth(t *testing.T) {
-	e, cl := embedded(t)
+	// At etcd's own cost a password takes seconds on a slow machine, longer than a connection is waited for.
+	e := etcdtest.Embed(t, etcdtest.EmbedOptions{Configure: func(c *embed.Config) { c.BcryptCost = 4 }})
+	cl := e.Client(t)
 	ctx := t.Context()
 	for _, step := range []func() error{
 		func() error { _, err := cl.UserAdd(ctx, "root", "secret"); return err },
@@ -194,6 +196,7 @@ func TestClient_Auth(t *testing.T) {
 	with := func(user, password string) *cluster.Client {
 		cfg := cluster.DefaultConfig()
 		cfg.Endpoints, cfg.User, cfg.Password = []string{e.Endpoint}, user, password
+		cfg.DialTimeout, cfg.CommandTimeout = patience, patience
 		return clientOf(t, cfg)
 	}
 	if _, err := with("keeper", "wrong").View(ctx); err == nil || !strings.Contains(err.Error(), "check --user and --password") {
