@@ -101,19 +101,22 @@ func TestLive(t *testing.T) {
 		for _, pages := range []bool{false, true} {
 			l := open(t, c, keyspace.LiveOptions{Pages: pages, PageBytes: 64 << 10})
 			before := l.Revision()
-			resp, err := c.Put(ctx, "/registry/pods/default/web-00000", "new")
-			if err != nil {
-				t.Fatal(err)
+			compact := func() {
+				resp, err := c.Put(ctx, "/registry/pods/default/web-00001", "new")
+				if err == nil {
+					_, err = c.Compact(ctx, resp.Header.Revision)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			// A stream may be on its way as a whole before the first key is seen, so its revision goes before it starts.
+			if !pages {
+				compact()
 			}
 			got, err := keys(l, func(seen int) {
-				if seen == 1 {
-					resp, err = c.Put(ctx, "/registry/pods/default/web-00001", "new")
-					if err == nil {
-						_, err = c.Compact(ctx, resp.Header.Revision)
-					}
-					if err != nil {
-						t.Error(err)
-					}
+				if pages && seen == 1 {
+					compact()
 				}
 			})
 			if err != nil || got != n {
