@@ -18,7 +18,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.dat
 
 # A real suite waits for servers on machines of any speed: go test's ten
 # minutes a package are too few for the slowest.
-REAL_TIMEOUT ?= 25m
+REAL_TIMEOUT ?= 40m
 FUZZTIME ?= 10s
 
 CI_TARGETS :=
