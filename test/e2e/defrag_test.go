@@ -147,7 +147,11 @@ func TestDefrag_TLSAuthAndSeparateMetrics(t *testing.T) {
 }
 
 func TestDefrag_RefusesWhatIsNotSafe(t *testing.T) {
-	c := etcdtest.Start(t, etcdtest.Options{Versions: three("3.6")})
+	eachVersion(t, refusesWhatIsNotSafe)
+}
+
+func refusesWhatIsNotSafe(t *testing.T, version string) {
+	c := etcdtest.Start(t, etcdtest.Options{Versions: three(version)})
 	refused := func(t *testing.T, want string, args ...string) {
 		t.Helper()
 		r := keeper(t, c, append([]string{"defrag", "--rule", "true", "-w", "json", "--command-timeout", "2s"}, args...)...)
@@ -182,6 +186,14 @@ func TestDefrag_RefusesWhatIsNotSafe(t *testing.T) {
 		m.Resume(t)
 		m.WaitReady(t)
 	})
+	t.Run("member lags", func(t *testing.T) {
+		stop := lag(t, c, c.Followers(t)[0])
+		defer stop()
+		eventually(t, 2*time.Minute, "a run is refused for the lag", func() bool {
+			r := keeper(t, c, "defrag", "--rule", "true", "--dry-run", "-w", "json")
+			return r.code == 3 && strings.Contains(r.stdout, "entries behind the leader")
+		})
+	})
 	t.Run("corrupt", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -196,7 +208,11 @@ func TestDefrag_RefusesWhatIsNotSafe(t *testing.T) {
 }
 
 func TestDefrag_SkipsLearner(t *testing.T) {
-	c := etcdtest.Start(t, etcdtest.Options{Versions: three("3.7")})
+	eachVersion(t, skipsLearner)
+}
+
+func skipsLearner(t *testing.T, version string) {
+	c := etcdtest.Start(t, etcdtest.Options{Versions: three(version)})
 	c.AddMember(t, etcdtest.AddOptions{Learner: true})
 	r := keeper(t, c, "defrag", "--rule", "true", "-w", "json")
 	rep := decode[defragReport](t, r)

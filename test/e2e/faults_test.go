@@ -208,7 +208,11 @@ func TestFault_MemberKilledInARun(t *testing.T) {
 }
 
 func TestFault_StopsBeforeTheNextMember(t *testing.T) {
-	c := etcdtest.Start(t, etcdtest.Options{Versions: three("3.6")})
+	eachVersion(t, stopsBeforeTheNextMember)
+}
+
+func stopsBeforeTheNextMember(t *testing.T, version string) {
+	c := etcdtest.Start(t, etcdtest.Options{Versions: three(version)})
 	client := c.HTTPClient(t)
 	tests := []struct {
 		name, want string
@@ -266,34 +270,67 @@ func signal(t *testing.T, pid int) {
 // A connection that is cut, or swallows everything, while the server defragments: the member is followed by its gauge,
 // and the call is never repeated.
 func TestFault_ConnectionCutInADefragmentation(t *testing.T) {
-	for name, fault := range map[string]func(p *etcdtest.Proxy){
-		"cut":        func(p *etcdtest.Proxy) { p.CloseConnections() },
-		"black hole": func(p *etcdtest.Proxy) { p.Blackhole(); time.AfterFunc(15*time.Second, p.Heal) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := etcdtest.Start(t, etcdtest.Options{Versions: three("3.6"), ClientProxies: true})
-			fragment(t, c, 120, 60)
-			client := c.HTTPClient(t)
-			args := []string{"defrag", "--rule", "true", "-w", "json"}
-			for _, m := range c.Members {
-				args = append(args, "--metrics-url", m.Name+"="+m.MetricsURL+"/metrics")
-			}
-			stop := gauges(t, c, 50*time.Millisecond)
-			cmd, stdout, stderr := start(t, c, args...)
-			m := waitInFlight(t, c)
-			fault(m.Proxy)
-			if code := wait(t, cmd, 3*time.Minute); code != 0 {
-				t.Errorf("exit code %d, want 0\n%s%s", code, stdout, stderr)
-			}
-			if most, _ := stop(); most > 1 {
-				t.Errorf("%d members were in flight at once", most)
-			}
-			for _, m := range c.Members {
-				if n := defrags(t, client, m); n != 1 {
-					t.Errorf("member %s was defragmented %d times, want once", m.Name, n)
-				}
+	eachVersion(t, func(t *testing.T, version string) {
+		connectionFault(t, version, (*etcdtest.Proxy).CloseConnections)
+	})
+	t.Run("black hole", func(t *testing.T) {
+		connectionFault(t, "3.6", func(p *etcdtest.Proxy) {
+			p.Blackhole()
+			time.AfterFunc(15*time.Second, p.Heal)
+		})
+	})
+}
+
+func connectionFault(t *testing.T, version string, fault func(p *etcdtest.Proxy)) {
+	c := etcdtest.Start(t, etcdtest.Options{Versions: three(version), ClientProxies: true})
+	fragment(t, c, 100, 40)
+	client := c.HTTPClient(t)
+	args := []string{"defrag", "--rule", "true", "-w", "json"}
+	for _, m := range c.Members {
+		args = append(args, "--metrics-url", m.Name+"="+m.MetricsURL+"/metrics")
+	}
+	stop := gauges(t, c, 50*time.Millisecond)
+	cmd, stdout, stderr := start(t, c, args...)
+	fault(waitInFlight(t, c).Proxy)
+	if code := wait(t, cmd, 3*time.Minute); code != 0 {
+		t.Errorf("exit code %d, want 0\n%s%s", code, stdout, stderr)
+	}
+	if most, _ := stop(); most > 1 {
+		t.Errorf("%d members were in flight at once", most)
+	}
+	for _, m := range c.Members {
+		if n := defrags(t, client, m); n != 1 {
+			t.Errorf("member %s was defragmented %d times, want once", m.Name, n)
+		}
+	}
+}
+
+// lag keeps a follower behind the leader until stop is called: it is stopped nine tenths of the time, too short for
+// an election, while others write as fast as they can.
+func lag(t *testing.T, c *etcdtest.Cluster, m *etcdtest.Member) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	leader := c.Client(t, c.Leader(t).ClientURL)
+	for i := range 32 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = leader.Put(ctx, fmt.Sprintf("/lag/%d", i), strings.Repeat("l", 4<<10))
 			}
 		})
+	}
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			m.Pause(t)
+			time.Sleep(180 * time.Millisecond)
+			m.Resume(t)
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+		m.WaitReady(t)
 	}
 }
 
@@ -347,4 +384,27 @@ func TestFault_NoSpaceToWritable(t *testing.T) {
 			t.Errorf("%d tokens afterwards, %v, want all of them back", resp.Count, err)
 		}
 	})
+}
+
+// Where no keeper has put tokens down before the alarm, no lock can be made: a run needs the explicit word.
+func TestFault_NoSpaceWithoutTokens(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{Versions: three("3.7"), QuotaBytes: 32 << 20})
+	cl := c.Client(t)
+	var err error
+	for i := 0; i < 2000 && err == nil; i++ {
+		_, err = cl.Put(t.Context(), fmt.Sprintf("/registry/configmaps/default/c%d", i%10), strings.Repeat("x", 100<<10))
+	}
+	if err == nil {
+		t.Fatal("no alarm")
+	}
+	if r := keeper(t, c, "defrag", "-w", "json"); r.code != 3 || !strings.Contains(r.stdout, "--no-lock") {
+		t.Errorf("without tokens: %s", r)
+	}
+	r := keeper(t, c, "defrag", "--no-lock", "-w", "json")
+	if rep := decode[defragReport](t, r); r.code != 0 || !rep.Disarmed {
+		t.Errorf("with --no-lock: %s", r)
+	}
+	if _, err := cl.Put(t.Context(), "/after", "1"); err != nil {
+		t.Errorf("not writable afterwards: %v", err)
+	}
 }
