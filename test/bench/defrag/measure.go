@@ -48,7 +48,7 @@ func (r result) String() string {
 const (
 	pinnedRate = 20
 	leases     = 50
-	// leaseTTL is 4 × the predicted time of the default data, as an operator who follows the advice has it.
+	// leaseTTL is about 4 × the time that a quiet machine needs for the default data.
 	leaseTTL = 12
 	// quiet is how long the load runs before and after the tool.
 	quiet = 3 * time.Second
