@@ -23,6 +23,7 @@ type Snapshotter interface {
 const (
 	snapshotPrefix = "etcdkeeper-"
 	snapshotSuffix = ".db"
+	snapshotTemp   = ".etcdkeeper-"
 )
 
 // snapshot saves the database before the first member is touched. A snapshot that does not succeed stops the run.
@@ -83,7 +84,7 @@ func roomiest(v cluster.View) (cluster.Member, error) {
 
 // saveSnapshot writes to a temporary file, checks it, and gives it its name only then.
 func (s *run) saveSnapshot(ctx context.Context, m cluster.Member, path string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".etcdkeeper-*.tmp")
+	f, err := os.CreateTemp(filepath.Dir(path), snapshotTemp+"*.tmp")
 	if err != nil {
 		return err
 	}
@@ -125,13 +126,17 @@ func keepNewest(dir string, n int) error {
 		return err
 	}
 	var names []string
+	var errs []error
 	for _, e := range entries {
+		// What a run left that was killed while it saved.
+		if strings.HasPrefix(e.Name(), snapshotTemp) && strings.HasSuffix(e.Name(), ".tmp") {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
 		if strings.HasPrefix(e.Name(), snapshotPrefix) && strings.HasSuffix(e.Name(), snapshotSuffix) && e.Type().IsRegular() {
 			names = append(names, e.Name())
 		}
 	}
 	slices.Sort(names)
-	var errs []error
 	for i := 0; i < len(names)-n; i++ {
 		errs = append(errs, os.Remove(filepath.Join(dir, names[i])))
 	}
