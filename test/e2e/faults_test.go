@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -406,5 +407,31 @@ func TestFault_NoSpaceWithoutTokens(t *testing.T) {
 	}
 	if _, err := cl.Put(t.Context(), "/after", "1"); err != nil {
 		t.Errorf("not writable afterwards: %v", err)
+	}
+}
+
+// A snapshot that does not fit stops the run before any member is touched.
+func TestFault_FullDiskForTheSnapshot(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{Versions: three("3.7")})
+	fragment(t, c, 5, 5)
+	dir := t.TempDir()
+	t.Setenv("ETCDKEEPER_DEFRAG_SNAPSHOTDIR", dir)
+	cmd, stdout, stderr := command(t, c, "defrag", "--rule", "true", "-w", "json")
+	// A file system of one megabyte, in a mount namespace of its own.
+	script := `mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"`
+	cmd.Args = append([]string{"unshare", "--map-root-user", "--mount", "sh", "-c", script, dir}, cmd.Args...)
+	var err error
+	if cmd.Path, err = exec.LookPath("unshare"); err != nil {
+		t.Fatalf("unshare, of Debian's util-linux: %v", err)
+	}
+	_ = cmd.Run()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stdout.String(), "no space left on device") || !strings.Contains(stdout.String(), "nothing was defragmented") {
+		t.Errorf("exit code %d, want 1 and the reason\n%s%s", code, stdout, stderr)
+	}
+	client := c.HTTPClient(t)
+	for _, m := range c.Members {
+		if n := defrags(t, client, m); n != 0 {
+			t.Errorf("member %s was defragmented without a snapshot", m.Name)
+		}
 	}
 }
