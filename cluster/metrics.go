@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	dto "github.com/prometheus/client_model/go"
@@ -18,6 +19,7 @@ import (
 const (
 	MetricDefragInFlight = "etcd_disk_defrag_inflight"
 	MetricQuota          = "etcd_server_quota_backend_bytes"
+	MetricFeature        = "etcd_server_feature_enabled"
 	MetricCompactRev     = "etcd_debugging_mvcc_compact_revision"
 )
 
@@ -126,29 +128,58 @@ func MetricValue(families map[string]*dto.MetricFamily, name string) (float64, b
 	return 0, false
 }
 
-// gauge reads the in-flight gauge and the quota of one member.
-func (c *Client) gauge(ctx context.Context, m Member) (inFlight, quota *int64, problem string) {
-	families, err := c.Metrics(ctx, m, MetricDefragInFlight, MetricQuota)
+// page is what a View takes from a member's metrics.
+type page struct {
+	inFlight *int64
+	quota    *int64
+	features []string
+	problem  string // why inFlight is nil
+}
+
+// readPage reads the in-flight gauge, the quota and the features of one member.
+func (c *Client) readPage(ctx context.Context, m Member) page {
+	families, err := c.Metrics(ctx, m, MetricDefragInFlight, MetricQuota, MetricFeature)
 	if err != nil {
-		return nil, nil, err.Error()
+		return page{problem: err.Error()}
 	}
+	p := page{features: enabledFeatures(families[MetricFeature])}
 	if v, ok := MetricValue(families, MetricQuota); ok {
 		q := int64(v)
-		quota = &q
+		p.quota = &q
 	}
 	v, ok := MetricValue(families, MetricDefragInFlight)
 	if !ok {
-		return nil, quota, fmt.Sprintf("metrics of member %s: %s has no %s: is that an etcd member's metrics URL?", m, c.MetricsURL(m), MetricDefragInFlight)
+		p.problem = fmt.Sprintf("metrics of member %s: %s has no %s: is that an etcd member's metrics URL?", m, c.MetricsURL(m), MetricDefragInFlight)
+		return p
 	}
 	n := int64(v)
-	return &n, quota, ""
+	p.inFlight = &n
+	return p
+}
+
+// enabledFeatures are the names of the feature gates that are on, in order. Nil where the member does not tell, as
+// before 3.6.
+func enabledFeatures(f *dto.MetricFamily) []string {
+	if f == nil {
+		return nil
+	}
+	on := []string{}
+	for _, m := range f.Metric {
+		for _, l := range m.Label {
+			if l.GetName() == "name" && m.Gauge.GetValue() == 1 {
+				on = append(on, l.GetValue())
+			}
+		}
+	}
+	slices.Sort(on)
+	return on
 }
 
 // InFlight is how many defragmentations the member has in progress. It is answered while one runs.
 func (c *Client) InFlight(ctx context.Context, m Member) (int64, error) {
-	n, _, problem := c.gauge(ctx, m)
-	if n == nil {
-		return 0, fmt.Errorf("defragmentation gauge: %s", problem)
+	p := c.readPage(ctx, m)
+	if p.inFlight == nil {
+		return 0, fmt.Errorf("defragmentation gauge: %s", p.problem)
 	}
-	return *n, nil
+	return *p.inFlight, nil
 }

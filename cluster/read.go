@@ -230,8 +230,9 @@ func (c *Client) readMember(ctx context.Context, m *pb.Member, given *endpointAn
 		return out
 	}
 	var wg sync.WaitGroup
-	var quota *int64
-	wg.Go(func() { out.DefragInFlight, quota, out.GaugeError = c.gauge(ctx, out) })
+	var p page
+	asked := out
+	wg.Go(func() { p = c.readPage(ctx, asked) })
 	st, err := c.statusOf(ctx, &out, given, silent)
 	wg.Wait()
 	if err != nil {
@@ -239,7 +240,8 @@ func (c *Client) readMember(ctx context.Context, m *pb.Member, given *endpointAn
 	} else {
 		out.setStatus(st)
 	}
-	out.setQuota(st, quota, int64(c.cfg.QuotaBackendBytes))
+	out.DefragInFlight, out.GaugeError, out.Features = p.inFlight, p.problem, p.features
+	out.setQuota(st, p.quota, int64(c.cfg.QuotaBackendBytes))
 	return out
 }
 

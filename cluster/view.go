@@ -74,6 +74,9 @@ type Member struct {
 	DefragInFlight *int64
 	GaugeError     string
 
+	// Features are the feature gates that are on, by name; nil where the member does not tell, as before 3.6.
+	Features []string
+
 	Alarms []string // NOSPACE, CORRUPT
 }
 

@@ -34,6 +34,7 @@ type statusMember struct {
 	QuotaSource      cluster.QuotaSource `json:"quotaSource"`
 	RaftTerm         *uint64             `json:"raftTerm"`
 	RaftAppliedIndex *uint64             `json:"raftAppliedIndex"`
+	Features         []string            `json:"features"`
 	Alarms           []string            `json:"alarms"`
 	DefragInFlight   *int64              `json:"defragInFlight"`
 }
@@ -152,7 +153,7 @@ func newStatus(v cluster.View) statusReport {
 	}
 	for _, m := range v.Members {
 		s := statusMember{ID: m.ID, Name: m.Name, Endpoint: m.Endpoint, Version: m.Version, Leader: m.Leader, Learner: m.Learner,
-			Reachable: m.Reachable, Error: m.Error, QuotaBytes: m.Quota, QuotaSource: m.QuotaSource, Alarms: m.Alarms, DefragInFlight: m.DefragInFlight}
+			Reachable: m.Reachable, Error: m.Error, QuotaBytes: m.Quota, QuotaSource: m.QuotaSource, Features: m.Features, Alarms: m.Alarms, DefragInFlight: m.DefragInFlight}
 		if s.Alarms == nil {
 			s.Alarms = []string{}
 		}

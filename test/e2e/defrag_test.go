@@ -54,7 +54,7 @@ type statusReport struct {
 		Leader, Learner, Reachable     bool
 		DBSizeBytes, DBSizeInUseBytes  *int64
 		QuotaBytes, DefragInFlight     *int64
-		Alarms                         []string
+		Alarms, Features               []string
 	}
 	Verdict struct {
 		Action, Reason        string
@@ -86,6 +86,12 @@ func TestDefrag_FollowersFirstLeaderLast(t *testing.T) {
 		for _, m := range st.Members {
 			if m.QuotaBytes == nil || *m.QuotaBytes != 2<<30 || !m.Reachable || m.DefragInFlight == nil {
 				t.Errorf("member %+v: want the default quota, a gauge", m)
+			}
+			if want := map[string]string{"3.5": "metrics", "3.6": "status", "3.7": "status"}[version]; m.QuotaSource != want {
+				t.Errorf("member %s: quota from %s, want %s", m.Name, m.QuotaSource, want)
+			}
+			if told := m.Features != nil; told != (version != "3.5") {
+				t.Errorf("member %s: features %v", m.Name, m.Features)
 			}
 		}
 
