@@ -12,7 +12,7 @@ import (
 
 // Defaults of Config.
 const (
-	// DefaultRate keeps a census of 1 GiB to half a minute, at which a probe's writes are about as quick as at rest.
+	// DefaultRate keeps a census of 1 GiB to half a minute: a guess at what a busy member does not notice.
 	DefaultRate = 32 * bytesize.MiB
 	// DefaultTaskRate is for the daemon, which has time.
 	DefaultTaskRate = 8 * bytesize.MiB
