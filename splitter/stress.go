@@ -8,11 +8,14 @@ import (
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 )
 
+// compactionMetric is the histogram of whole compactions, in milliseconds.
+const compactionMetric = "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds"
+
 // StressMetrics are the families of a member's metrics that ReadStress wants.
 var StressMetrics = []string{
 	"etcd_disk_wal_fsync_duration_seconds",
 	"etcd_disk_backend_commit_duration_seconds",
-	"etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+	compactionMetric,
 	"etcd_server_slow_apply_total",
 	"etcd_server_proposals_pending",
 }

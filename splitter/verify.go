@@ -44,15 +44,6 @@ type Remains struct {
 	ExpiresSeconds *float64 `json:"expiresSeconds"`
 }
 
-// Score is one prediction beside what is measured.
-type Score struct {
-	Name      string   `json:"name"`
-	Predicted *float64 `json:"predicted"`
-	Measured  *float64 `json:"measured"`
-	Deviation *float64 `json:"deviation"` // (measured − predicted) ÷ predicted
-	Unit      string   `json:"unit"`
-}
-
 // Verification is the result of Verify.
 type Verification struct {
 	Green     bool      `json:"green"` // no check is red
@@ -112,12 +103,8 @@ func Verify(ctx context.Context, main, shard *cluster.Client, o VerifyOptions) (
 	if len(v.prefixes) == 0 {
 		return nil, errors.New("no resource: give --resources, such as events")
 	}
-	var err error
-	if v.mainView, err = main.View(ctx); err != nil {
-		return nil, fmt.Errorf("main: %w", err)
-	}
-	if v.shardView, err = shard.View(ctx); err != nil {
-		return nil, fmt.Errorf("shard: %w", err)
+	if up, err := v.look(ctx); err != nil || !up {
+		return &v.out, err
 	}
 	if v.mainView.ClusterID == v.shardView.ClusterID {
 		return nil, fmt.Errorf("%w (%s): nothing was moved, or one was given twice", ErrOneCluster, v.mainView.ClusterID)
@@ -126,17 +113,48 @@ func Verify(ctx context.Context, main, shard *cluster.Client, o VerifyOptions) (
 	v.health("shardHealthy", v.shardView)
 	v.space("mainSpace", v.mainView)
 	v.space("shardSpace", v.shardView)
-	steps := []func(context.Context) error{v.order, v.foreign}
+	steps := []step{{"revisionOrder", v.order}, {"shardKeys", v.foreign}}
 	if !o.Before {
-		steps = append(steps, v.apiServers, v.writes, v.remains)
+		steps = append(steps, step{"apiServer", v.apiServers}, step{"writes", v.writes}, step{"remains", v.remains})
 	}
-	for _, step := range steps {
-		if err := step(ctx); err != nil {
-			return nil, err
+	for _, s := range steps {
+		if err := s.run(ctx); ctx.Err() != nil {
+			return nil, ctx.Err()
+		} else if err != nil {
+			// A cluster without a quorum still has members that tell of themselves: what it does not answer is red.
+			v.add(s.name, Red, "%v", err)
 		}
 	}
 	v.out.Green = !slices.ContainsFunc(v.out.Checks, func(c Check) bool { return c.State == Red })
 	return &v.out, nil
+}
+
+// step is a part of a run, with the name of the check that is red where it cannot be carried out.
+type step struct {
+	name string
+	run  func(context.Context) error
+}
+
+// look reads both clusters. One of which no member answers is red, and nothing more can be said of it: up is false then.
+func (v *verifier) look(ctx context.Context) (up bool, err error) {
+	up = true
+	for _, x := range []struct {
+		name, check string
+		c           *cluster.Client
+		view        *cluster.View
+	}{{"main", "mainHealthy", v.main, &v.mainView}, {"shard", "shardHealthy", v.shard, &v.shardView}} {
+		view, err := x.c.View(ctx)
+		if ctx.Err() != nil {
+			return false, fmt.Errorf("%s: %w", x.name, ctx.Err())
+		}
+		if err != nil {
+			v.add(x.check, Red, "no member answers: %v", err)
+			up = false
+			continue
+		}
+		*x.view = view
+	}
+	return up, nil
 }
 
 func (v *verifier) add(name string, s State, format string, args ...any) {

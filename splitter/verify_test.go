@@ -37,6 +37,15 @@ func (v *Verification) states() string {
 	return strings.Join(out, " ")
 }
 
+// scores are the names of the scorecard.
+func (v *Verification) scores() string {
+	var out []string
+	for _, s := range v.Scorecard {
+		out = append(out, s.Name)
+	}
+	return strings.Join(out, " ")
+}
+
 func TestVerify(t *testing.T) {
 	path, mainClient := mainSnapshot(t)
 	p, err := Prepare(context.Background(), PrepareOptions{Snapshot: path, DataDir: filepath.Join(t.TempDir(), "d"), Resources: []string{"events"}, Name: "e0", PeerURLs: []string{"http://127.0.0.1:12382"}})
@@ -105,7 +114,8 @@ func TestVerify(t *testing.T) {
 	if v := verify(VerifyOptions{CompactEvery: 100 * time.Millisecond}); v.Green || !strings.Contains(v.states(), "mainCompaction:red shardCompaction:red") {
 		t.Errorf("not compacted: got %s", v.states())
 	}
-	if v := verify(VerifyOptions{Plan: &Plan{Shard: Prediction{WritesPerSecond: new(float64)}}}); len(v.Scorecard) != 5 || v.Scorecard[0].Measured == nil || v.Scorecard[0].Predicted != nil {
+	if v := verify(VerifyOptions{Plan: &Plan{Shard: Prediction{WritesPerSecond: new(float64)}}}); v.scores() != "mainDatabase shardDatabase mainWrites shardWrites mainRevisions shardRevisions mainCompaction shardCompaction" ||
+		v.Scorecard[0].Measured == nil || v.Scorecard[0].Predicted != nil {
 		t.Errorf("got scorecard %+v", v.Scorecard)
 	}
 	if _, err := shardClient.Put(ctx, "/registry/pods/other/cluster", "v"); err != nil {
@@ -131,6 +141,18 @@ func TestVerify_LowShard(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v.Green || !strings.Contains(v.states(), "revisionOrder:red") {
+		t.Errorf("got %s", v.states())
+	}
+}
+
+// A shard of which no member answers is a red check, not a failure to look.
+func TestVerify_ShardDown(t *testing.T) {
+	_, mainClient := mainSnapshot(t)
+	v, err := Verify(context.Background(), clusterClient(t, mainClient.Endpoints()[0]), clusterClient(t, "http://127.0.0.1:1"), VerifyOptions{Resources: []string{"events"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Green || v.states() != "shardHealthy:red" {
 		t.Errorf("got %s", v.states())
 	}
 }

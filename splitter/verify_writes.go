@@ -58,7 +58,7 @@ func (v *verifier) writes(ctx context.Context) error {
 	}
 	v.compaction("mainCompaction", before.mainCompact, after.mainCompact)
 	v.compaction("shardCompaction", before.shardCompact, after.shardCompact)
-	v.score(before, after, inShard)
+	v.score(before, after)
 	return nil
 }
 
@@ -111,6 +111,8 @@ type moment struct {
 	shardRevision             int64
 	mainCompact, shardCompact compactKey
 	main, shard               cluster.View
+	// Metrics of each member, where a plan's predictions are compared.
+	mainMetrics, shardMetrics map[string]Families
 }
 
 // compactKey is the key by which the API servers agree on compaction: each compaction writes it.
@@ -122,6 +124,9 @@ func (v *verifier) moment(ctx context.Context) (m moment, err error) {
 	}
 	if m.shard, err = v.shard.View(ctx); err != nil {
 		return m, fmt.Errorf("shard: %w", err)
+	}
+	if v.o.Plan != nil {
+		m.mainMetrics, m.shardMetrics = memberMetrics(ctx, v.main, m.main), memberMetrics(ctx, v.shard, m.shard)
 	}
 	m.at, m.mainRevision, m.shardRevision = time.Now(), newest(m.main), newest(m.shard)
 	for _, x := range []struct {
@@ -236,44 +241,4 @@ func get(ctx context.Context, client *http.Client, url string) (string, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	return string(data), err
-}
-
-// score compares the plan's predictions with what was measured over the watch.
-func (v *verifier) score(before, after moment, inShard seenWrites) {
-	if v.o.Plan == nil {
-		return
-	}
-	span := after.at.Sub(before.at).Seconds()
-	add := func(name, unit string, predicted *float64, measured *float64) {
-		s := Score{Name: name, Predicted: predicted, Measured: measured, Unit: unit}
-		if predicted != nil && measured != nil && *predicted != 0 {
-			d := (*measured - *predicted) / *predicted
-			s.Deviation = &d
-		}
-		v.out.Scorecard = append(v.out.Scorecard, s)
-	}
-	size := func(view cluster.View) *float64 {
-		var out *float64
-		for _, m := range view.Members {
-			if x := float64(m.DBSize); m.Reachable && (out == nil || x > *out) {
-				out = &x
-			}
-		}
-		return out
-	}
-	float := func(n *int64) *float64 {
-		if n == nil {
-			return nil
-		}
-		x := float64(*n)
-		return &x
-	}
-	p := v.o.Plan
-	mainRevs, shardRevs := float64(after.mainRevision-before.mainRevision)/span, float64(after.shardRevision-before.shardRevision)/span
-	writes := float64(inShard.puts+inShard.deletes) / v.o.Watch.Seconds()
-	add("mainDatabase", "bytes", float(p.Main.DBSizeBytes), size(after.main))
-	add("shardDatabase", "bytes", float(p.Shard.DBSizeBytes), size(after.shard))
-	add("mainRevisions", "perSecond", p.Main.RevisionsPerSecond, &mainRevs)
-	add("shardRevisions", "perSecond", p.Shard.RevisionsPerSecond, &shardRevs)
-	add("shardWrites", "perSecond", p.Shard.WritesPerSecond, &writes)
 }

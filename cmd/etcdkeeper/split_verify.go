@@ -145,6 +145,8 @@ func scoreValue(v *float64, unit string) string {
 		return unknown
 	case unit == "bytes":
 		return humanBytes(int64(*v))
+	case unit == "seconds":
+		return inUnit(v, unit)
 	}
 	return fmt.Sprintf("%.1f/s", *v)
 }

@@ -3,6 +3,7 @@
 package split
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -14,10 +15,25 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // within waits until done, for longer than any machine should take.
 func within(t *testing.T, what string, done func() bool) {
 	t.Helper()
+	eventually(t, what, func() error {
+		if !done() {
+			return errors.New("it was not seen")
+		}
+		return nil
+	})
+}
+
+// eventually tries until there is no error, for longer than any machine should take.
+func eventually(t *testing.T, what string, try func() error) {
+	t.Helper()
 	deadline := time.Now().Add(2 * time.Minute)
-	for !done() {
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("waited in vain for %s: %v", what, err)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
