@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -207,11 +208,11 @@ func TestToYAML(t *testing.T) {
 type compacting struct {
 	keyspace.Member
 	c     *clientv3.Client
-	reads int
+	reads atomic.Int64
 }
 
 func (m *compacting) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	if m.reads++; m.reads == 4 {
+	if m.reads.Add(1) == 4 {
 		resp, err := m.c.Put(ctx, "/registry/other", "x")
 		if err != nil {
 			return nil, err

@@ -10,14 +10,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
-// Member is the etcd member that a Live reads. *clientv3.Client is one; its only endpoint should be the member's.
+// Member is the etcd member that a Live reads. *clientv3.Client is one; its only endpoint should be the member's. It is
+// used concurrently.
 type Member interface {
 	Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error)
 	GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error)
@@ -70,6 +71,7 @@ type LiveStats struct {
 // It is safe for concurrent use.
 type Live struct {
 	member Member
+	source source
 	opts   LiveOptions
 	rev    atomic.Int64
 	pages  atomic.Bool // the server has no streams
@@ -88,7 +90,7 @@ func NewLive(ctx context.Context, member Member, opts LiveOptions) (*Live, error
 	if opts.PinKey == "" {
 		opts.PinKey = DefaultPinKey
 	}
-	l := &Live{member: member, opts: opts, pace: newPace(member, opts)}
+	l := &Live{member: member, source: newSource(member), opts: opts, pace: newPace(member, opts)}
 	l.pages.Store(opts.Pages)
 	return l, l.pin(ctx)
 }
@@ -165,121 +167,130 @@ func (l *Live) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {
 			return
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		chunks := make(chan chunk) // the client holds one ready already
+		s := &scan{Live: l, full: make(chan *batch), free: make(chan *batch, batches), next: r.Start}
+		for range batches {
+			s.free <- new(batch)
+		}
+		var failed error
 		go func() {
-			defer close(chunks)
-			if err := l.read(ctx, r, chunks); err != nil {
-				chunks <- chunk{err: err}
-			}
+			defer close(s.full)
+			failed = s.read(ctx, r)
 		}()
 		defer func() {
 			cancel()
-			for range chunks { // until the reader has gone
+			for range s.full { // until the reader has gone
 			}
 		}()
-		for c := range chunks {
-			if c.err != nil {
-				yield(Entry{}, c.err)
-				return
-			}
-			for _, kv := range c.kvs {
-				e := Entry{Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision,
-					Version: kv.Version, Lease: kv.Lease}
-				if !yield(e, nil) {
+		for b := range s.full {
+			for i := range b.entries {
+				if !yield(b.entries[i], nil) {
 					return
 				}
 			}
+			s.free <- b
+		}
+		if failed != nil {
+			yield(Entry{}, failed)
 		}
 	}
 }
 
-// chunk is a page, or a part of a stream.
-type chunk struct {
-	kvs []*mvccpb.KeyValue
-	err error
+// batches is how many pages or parts of a stream there are at once: one that is consumed, and those on their way.
+const batches = maxPieces + 1
+
+// scan is one scan under way.
+type scan struct {
+	*Live
+	full chan *batch // in key order, for whoever consumes the entries
+	free chan *batch // to be filled
+	next []byte      // the first key that was not handed over yet
+
+	attempt int // in a row without a key read in between
 }
 
-// read sends the entries of r to chunks, through every hindrance that can be overcome.
-func (l *Live) read(ctx context.Context, r Range, chunks chan<- chunk) error {
-	attempt := 0
-	next := r.Start
-	send := func(kvs []*mvccpb.KeyValue) error {
-		if len(kvs) == 0 {
-			return nil
-		}
-		attempt = 0
-		size := 0
-		for _, kv := range kvs {
-			size += len(kv.Key) + len(kv.Value)
-		}
-		next = append(bytes.Clone(kvs[len(kvs)-1].Key), 0)
-		l.keys.Add(int64(len(kvs)))
-		l.bytes.Add(int64(size))
-		select {
-		case chunks <- chunk{kvs: kvs}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		return l.pace.spend(ctx, size)
+// batch is one to be filled.
+func (s *scan) batch(ctx context.Context) (*batch, error) {
+	select {
+	case b := <-s.free:
+		b.reset()
+		return b, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
+}
+
+// send hands a batch over, at the rate that is asked for.
+func (s *scan) send(ctx context.Context, b *batch) error {
+	if len(b.entries) == 0 {
+		s.free <- b
+		return nil
+	}
+	s.attempt = 0
+	size := b.size
+	s.next = append(append(s.next[:0:0], b.last()...), 0)
+	s.keys.Add(int64(len(b.entries)))
+	s.bytes.Add(int64(size))
+	select {
+	case s.full <- b:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return s.pace.spend(ctx, size)
+}
+
+// read hands over the entries of r, through every hindrance that can be overcome.
+func (s *scan) read(ctx context.Context, r Range) error {
+	pages := false // for the rest of this scan
 	for {
 		rest := r
-		rest.Start = next
-		if len(r.End) > 0 && bytes.Compare(next, r.End) >= 0 {
+		rest.Start = s.next
+		if len(r.End) > 0 && bytes.Compare(s.next, r.End) >= 0 {
 			return nil
 		}
 		var err error
-		if l.pages.Load() {
-			err = l.readPages(ctx, rest, send)
+		if pages || s.pages.Load() {
+			err = s.readPages(ctx, rest)
 		} else {
-			err = l.readStream(ctx, rest, send)
+			err = s.readStream(ctx, rest)
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			return nil
-		}
-		if !l.pages.Load() && noStreams(err) {
-			l.pages.Store(true)
+		case !s.pages.Load() && noStreams(err):
+			s.pages.Store(true)
+			continue
+		case !pages && tooLarge(err):
+			pages = true // pages begin small
 			continue
 		}
-		if err := l.recover(ctx, err, attempt); err != nil {
-			return fmt.Errorf("scan %s at revision %d from key %q: %w", l, l.rev.Load(), next, err)
+		if err := s.recover(ctx, err, s.attempt); err != nil {
+			return fmt.Errorf("scan %s at revision %d from key %q: %w", s.Live, s.rev.Load(), s.next, err)
 		}
-		attempt++
+		s.attempt++
 	}
 }
 
-func (l *Live) readStream(ctx context.Context, r Range, send func([]*mvccpb.KeyValue) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	l.requests.Add(1)
+func (s *scan) readStream(ctx context.Context, r Range) error {
+	s.requests.Add(1)
+	var held *batch
+	next := func() (b *batch, err error) {
+		held, err = s.batch(ctx)
+		return held, err
+	}
+	err := s.source.stream(ctx, s.request(r), next, func(b *batch) error {
+		held = nil
+		s.indexed.Add(int64(len(b.entries)))
+		return s.send(ctx, b)
+	})
+	if held != nil {
+		s.free <- held
+	}
+	return err
+}
+
+func (l *Live) request(r Range) *pb.RangeRequest {
 	key, end := bounds(r)
-	stream, err := l.member.GetStream(ctx, string(key), l.readOptions(end, r)...)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		cancel()
-		for range stream { // the client's reader ends when it can hand over what it still has
-		}
-	}()
-	for resp := range stream {
-		if err := resp.Err(); err != nil {
-			return err
-		}
-		l.indexed.Add(int64(len(resp.Kvs)))
-		if err := send(resp.Kvs); err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
-}
-
-func (l *Live) readOptions(end []byte, r Range) []clientv3.OpOption {
-	opts := []clientv3.OpOption{clientv3.WithRange(string(end)), clientv3.WithRev(l.rev.Load()), clientv3.WithSerializable()}
-	if r.KeysOnly {
-		opts = append(opts, clientv3.WithKeysOnly())
-	}
-	return opts
+	return &pb.RangeRequest{Key: key, RangeEnd: end, Revision: l.rev.Load(), Serializable: true, KeysOnly: r.KeysOnly}
 }
 
 // wire gives an error of the server its name, whichever way it came.
@@ -311,6 +322,15 @@ func (l *Live) recover(ctx context.Context, err error, attempt int) error {
 	named := wire(err)
 	var server rpctypes.EtcdError
 	switch {
+	case errors.Is(named, rpctypes.ErrInvalidAuthToken) || errors.Is(named, rpctypes.ErrAuthOldRevision):
+		if attempt >= maxRetries {
+			return named
+		}
+		// A request that goes through the client fetches a new token.
+		if _, err := l.member.Get(ctx, l.opts.PinKey, clientv3.WithCountOnly(), clientv3.WithSerializable()); err != nil {
+			return err
+		}
+		return nil
 	case errors.Is(named, rpctypes.ErrCompacted):
 		if attempt >= maxRepinsIdle {
 			return fmt.Errorf("the revision was compacted %d times before a key was read: %w", attempt, named)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,14 +25,14 @@ type member struct {
 	keyspace.Member
 	get    func(n int) error // before the nth Get
 	stream func(n int) error // before the nth GetStream
-	gets   int
+	gets   atomic.Int64
 	opened int
 }
 
 func (m *member) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	m.gets++
+	n := int(m.gets.Add(1))
 	if m.get != nil {
-		if err := m.get(m.gets); err != nil {
+		if err := m.get(n); err != nil {
 			return nil, err
 		}
 	}

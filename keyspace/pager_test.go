@@ -1,26 +1,73 @@
 package keyspace
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sort"
+	"sync"
 	"testing"
+	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
-// page answers as a server without streams does: at most limit keys, and the count of the whole range.
-func page(keys []string, size func(string) int, start, end []byte, limit int64) (kvs []*mvccpb.KeyValue, count int64) {
-	i := sort.SearchStrings(keys, string(start))
-	j := len(keys)
-	if len(end) > 0 {
-		j = sort.SearchStrings(keys, string(end))
+// sorted answers as a server without streams does: at most limit keys, and the count of the whole range.
+type sorted struct {
+	source
+	keys    []string
+	size    func(string) int
+	mu      sync.Mutex
+	largest int // bytes of an answer
+	flying  int
+	most    int // requests at once
+}
+
+func (s *sorted) page(_ context.Context, r *pb.RangeRequest, b *batch) error {
+	s.mu.Lock()
+	s.flying++
+	s.most = max(s.most, s.flying)
+	s.mu.Unlock()
+	start, end := string(r.Key), string(r.RangeEnd)
+	i, j := sort.SearchStrings(s.keys, start), len(s.keys)
+	if start == "\x00" {
+		i = 0
 	}
-	for _, k := range keys[i:max(i, min(j, i+int(limit)))] {
-		kvs = append(kvs, &mvccpb.KeyValue{Key: []byte(k), Value: make([]byte, size(k))})
+	if end != "\x00" {
+		j = sort.SearchStrings(s.keys, end)
 	}
-	return kvs, int64(max(0, j-i))
+	var kvs []*mvccpb.KeyValue
+	for _, k := range s.keys[i:max(i, min(j, i+int(r.Limit)))] {
+		kvs = append(kvs, &mvccpb.KeyValue{Key: []byte(k), Value: make([]byte, s.size(k))})
+	}
+	b.take(kvs, int64(max(0, j-i)))
+	runtime.Gosched()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flying--
+	s.largest = max(s.largest, b.size)
+	return nil
+}
+
+// scanSorted reads all of s in pages.
+func scanSorted(t *testing.T, s *sorted) (keys []string, l *Live) {
+	t.Helper()
+	l = &Live{source: s, opts: LiveOptions{PageBytes: DefaultPageBytes}, pace: newPace(nil, LiveOptions{})}
+	l.pace.probed = time.Now().Add(time.Hour) // there is no member to ask how it is
+	l.pages.Store(true)
+	for e, err := range l.Scan(t.Context(), Range{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, string(e.Key))
+		if requests := l.requests.Load(); requests > int64(100+2*len(s.keys)) {
+			t.Fatalf("%d keys: no end after %d requests", len(s.keys), requests)
+		}
+	}
+	return keys, l
 }
 
 // TestPager reads keyspaces of many shapes: every key once and in order, and the server counts a small multiple of
@@ -89,21 +136,9 @@ func TestPager(t *testing.T) {
 				keys := shape(n)
 				slices.Sort(keys)
 				keys = slices.Compact(keys)
-				p := newPager(Range{}, DefaultPageBytes)
-				var got []string
-				requests, counted := 0, int64(0)
-				for !p.done {
-					kvs, count := page(keys, func(string) int { return 1000 }, p.start, p.end, p.limit)
-					requests++
-					counted += count
-					p.got(kvs, count)
-					for _, kv := range kvs {
-						got = append(got, string(kv.Key))
-					}
-					if requests > 100+2*len(keys) {
-						t.Fatalf("%d keys: no end after %d requests", len(keys), requests)
-					}
-				}
+				source := &sorted{keys: keys, size: func(string) int { return 1000 }}
+				got, l := scanSorted(t, source)
+				requests, counted := l.requests.Load(), l.indexed.Load()
 				if !slices.Equal(got, keys) {
 					t.Fatalf("got %d keys, want %d, or in another order", len(got), len(keys))
 				}
@@ -111,7 +146,7 @@ func TestPager(t *testing.T) {
 					t.Errorf("%d keys: the server counted %d, want at most %d", len(keys), counted, limit)
 				}
 				if n > 1000 {
-					t.Logf("%d keys: %d requests, %.2f counted a key", len(keys), requests, float64(counted)/float64(len(keys)))
+					t.Logf("%d keys: %d requests, %.2f counted a key, %d at once", len(keys), requests, float64(counted)/float64(len(keys)), source.most)
 				}
 			}
 		})
@@ -134,23 +169,11 @@ func TestPager_ValueSizes(t *testing.T) {
 		}
 		return 300
 	}
-	p := newPager(Range{}, DefaultPageBytes)
-	seen, largest := 0, 0
-	for !p.done {
-		kvs, count := page(keys, func(k string) int { return 0 }, p.start, p.end, p.limit)
-		total := 0
-		for _, kv := range kvs {
-			kv.Value = make([]byte, size(string(kv.Key)))
-			total += len(kv.Value)
-		}
-		largest = max(largest, total)
-		seen += len(kvs)
-		p.got(kvs, count)
+	s := &sorted{keys: keys, size: size}
+	if got, _ := scanSorted(t, s); !slices.Equal(got, keys) {
+		t.Errorf("got %d keys, want %d", len(got), len(keys))
 	}
-	if seen != len(keys) {
-		t.Errorf("got %d keys, want %d", seen, len(keys))
-	}
-	if limit := firstLimit << 20; largest > limit+DefaultPageBytes {
-		t.Errorf("the largest page has %d bytes, want at most %d", largest, limit)
+	if limit := firstLimit << 20; s.largest > limit+DefaultPageBytes {
+		t.Errorf("the largest page has %d bytes, want at most %d", s.largest, limit)
 	}
 }

@@ -2,35 +2,8 @@ package keyspace
 
 import (
 	"bytes"
-	"context"
 	"math/bits"
-
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
-
-// readPages reads r by unary requests. While one page is consumed the next is on its way.
-func (l *Live) readPages(ctx context.Context, r Range, send func([]*mvccpb.KeyValue) error) error {
-	p := newPager(r, l.opts.PageBytes)
-	for !p.done {
-		key, end := bounds(Range{Start: p.start, End: p.end})
-		l.requests.Add(1)
-		resp, err := l.member.Get(ctx, string(key), append(l.readOptions(end, r), clientv3.WithLimit(p.limit))...)
-		if tooLarge(err) && p.limit > 1 {
-			p.halve()
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		l.indexed.Add(resp.Count)
-		p.got(resp.Kvs, resp.Count)
-		if err := send(resp.Kvs); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // pager chooses the ranges of pages so that the server counts little.
 //
@@ -40,9 +13,7 @@ func (l *Live) readPages(ctx context.Context, r Range, send func([]*mvccpb.KeyVa
 // hold about as many keys as the sibling before it. A wrong guess costs time and never correctness: too near an end
 // gives a short page, too far an end a longer count.
 type pager struct {
-	start, end, stop []byte // the next request's range; stop is the end of all, empty for none
-	limit            int64
-	done             bool
+	limit int64 // keys a page
 
 	target   int64  // bytes a page
 	last     []byte // the last key seen
@@ -66,38 +37,77 @@ const (
 	growth     = 4
 )
 
-func newPager(r Range, target int) *pager {
-	return &pager{start: r.Start, end: r.End, stop: r.End, limit: firstLimit, target: int64(target)}
-}
+func newPager(target int) *pager { return &pager{limit: firstLimit, target: int64(target)} }
 
 // halve answers a page that was too large to be received.
 func (p *pager) halve() { p.limit = max(1, p.limit/2) }
 
-// got takes the answer to the request and prepares the next one. count is the number of keys in its range.
-func (p *pager) got(kvs []*mvccpb.KeyValue, count int64) {
-	size := int64(0)
-	for _, kv := range kvs {
-		p.note(kv.Key)
-		size += int64(len(kv.Key) + len(kv.Value))
-	}
-	if n := int64(len(kvs)); n > 0 {
-		p.mean = max(1, size/n)
-	}
-	if len(kvs) > 0 {
-		p.limit = min(p.limit*growth, max(1, p.target/p.mean), maxLimit)
-	}
-	rest := count - int64(len(kvs))
-	if rest <= 0 || len(kvs) == 0 {
-		p.leave(int64(len(kvs)))
+// learn takes in the entries of a page, in key order.
+func (p *pager) learn(entries []Entry, size int) {
+	if len(entries) == 0 {
+		p.empty++
 		return
 	}
-	p.start = append(bytes.Clone(p.last), 0)
-	if !p.inResource(p.end) {
-		p.aim(successor(p.last[:p.dir]))
+	p.empty = 0
+	for i := range entries {
+		p.note(entries[i].Key)
 	}
-	if rest > p.limit+p.limit/4 {
-		p.nearer()
+	p.mean = max(1, int64(size/len(entries)))
+	p.limit = min(p.limit*growth, max(1, p.target/p.mean), maxLimit)
+}
+
+// rest is the end of the next page, for keys from behind the last one on, of which there are n up to stop. An empty
+// stop is the end of all.
+func (p *pager) rest(n int64, stop []byte) []byte {
+	end := stop
+	if !p.inResource(stop) {
+		end = nearer(successor(p.last[:p.dir]), stop)
 	}
+	if n > p.limit+p.limit/4 {
+		if guess := p.guess(); guess != nil {
+			end = nearer(guess, stop)
+		}
+	}
+	return end
+}
+
+// after is the end of a page from start on, where all keys before start have been seen.
+func (p *pager) after(start, stop []byte) []byte {
+	inside := p.inResource(start)
+	if !inside {
+		p.limit = min(p.limit, firstLimit)
+	}
+	// An empty page, at the end of a subtree, is worth a second guess; a second one means that nothing is known here.
+	_, known := p.size(len(start) - 1)
+	if inside && (p.empty == 0 || known && p.empty == 1) {
+		return nearer(p.beyond(start), stop)
+	}
+	// Nothing was there, or nothing is known of what comes: one level up.
+	return nearer(successor(start[:max(0, len(start)-1)]), stop)
+}
+
+// ahead is the end of a page from start on, where keys before start are still on their way; false where too little is
+// known for a guess.
+func (p *pager) ahead(start, stop []byte) (end []byte, ok bool) {
+	if p.seen == 0 || p.empty > 0 || !p.inResource(start) {
+		return nil, false
+	}
+	if _, known := p.size(len(start) - 1); !known {
+		return nil, false
+	}
+	end = p.beyond(start)
+	if len(end) == 0 || !p.inResource(end) {
+		return nil, false
+	}
+	return nearer(end, stop), true
+}
+
+// nearer is the lesser of two ends, of which an empty one is the end of all.
+func nearer(a, b []byte) []byte {
+	if len(a) == 0 || len(b) > 0 && bytes.Compare(a, b) > 0 {
+		return b
+	}
+	return a
 }
 
 // note learns from a key.
@@ -136,10 +146,9 @@ func (p *pager) size(d int) (n int64, known bool) {
 	return max(p.finished[d], p.seen-p.firstAt[d]), true
 }
 
-// nearer moves the end toward the last key, where what has been learnt gives a nearer one.
-func (p *pager) nearer() {
+// guess is an end not far behind the last key, nil where too little has been learnt.
+func (p *pager) guess() (end []byte) {
 	want := p.limit - p.limit/10
-	var end []byte
 	// The deepest subtrees are the smallest: go up while what the last key's subtree still holds is expected to fit.
 	for d := len(p.last) - 1; d > 0; d-- {
 		size, known := p.size(d)
@@ -152,9 +161,7 @@ func (p *pager) nearer() {
 			break
 		}
 	}
-	if end != nil {
-		p.aim(end)
-	}
+	return end
 }
 
 // past is the end of n subtrees below prefix, the first of which begins with c. Bytes that were never seen in that
@@ -171,32 +178,6 @@ func (p *pager) past(prefix []byte, c byte, n int64) []byte {
 		return successor(prefix)
 	}
 	return append(bytes.Clone(prefix), c+1)
-}
-
-// leave goes on behind the end of the last request, all of whose n keys have been read.
-func (p *pager) leave(n int64) {
-	if len(p.end) == 0 || bytes.Equal(p.end, p.stop) {
-		p.done = true
-		return
-	}
-	p.start = p.end
-	inside := p.inResource(p.end)
-	if !inside {
-		p.limit = firstLimit
-	}
-	if n > 0 {
-		p.empty = 0
-	} else {
-		p.empty++
-	}
-	// An empty page, at the end of a subtree, is worth a second guess; a second one means that nothing is known here.
-	_, known := p.size(len(p.end) - 1)
-	if inside && (n > 0 || known && p.empty == 1) {
-		p.aim(p.beyond(p.end))
-		return
-	}
-	// Nothing was there, or nothing is known of what comes: one level up.
-	p.aim(successor(p.end[:len(p.end)-1]))
 }
 
 // beyond is an end for the keys from start on, of which none is known.
@@ -261,14 +242,6 @@ func (s *byteSet) from(c int) (byte, bool) {
 		}
 	}
 	return 0, false
-}
-
-// aim sets the end, which never passes the end of all. An empty one is the end of all.
-func (p *pager) aim(end []byte) {
-	if len(end) == 0 || len(p.stop) > 0 && bytes.Compare(end, p.stop) > 0 {
-		end = p.stop
-	}
-	p.end = end
 }
 
 // inResource tells whether key lies in the directory of the last key's resource.
