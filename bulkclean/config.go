@@ -126,9 +126,7 @@ func (p Policy) Selector() Selector {
 	if p.MaxShare != 0 {
 		s.MaxShare = p.MaxShare
 	}
-	if p.EtcdPrefix != "" {
-		s.Registry = p.EtcdPrefix
-	}
+	s.Registry = Registry(p.EtcdPrefix)
 	return s
 }
 

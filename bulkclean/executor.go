@@ -24,7 +24,6 @@ const (
 	DefaultPatience = 5 * time.Minute
 
 	requestTimeout = 30 * time.Second
-	batchBytes     = 4 << 20 // of values that are held at a time
 	gateTick       = 5 * time.Second
 	syncTick       = 500 * time.Millisecond
 	maxFailures    = 1000
@@ -296,11 +295,11 @@ func (x *execution) sample(ctx context.Context) error {
 	return nil
 }
 
-// batchOf is how many of the objects fit one read.
+// batchOf is how many of the objects are read together.
 func batchOf(objects []*Object) int {
 	var size int64
 	for i, o := range objects {
-		if size += o.Bytes; i == maxOps || (i > 0 && size > batchBytes) {
+		if size += o.Bytes; i == batchObjects || (i > 0 && size > batchBytes) {
 			return i
 		}
 	}
@@ -312,15 +311,12 @@ func (x *execution) work(ctx context.Context) error {
 	x.began = x.Now()
 	stop, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	items := make(chan item, maxOps)
+	items := make(chan item, batchObjects)
 	if x.gated() {
 		x.pace.hold("the garbage collector's backlog is not read yet")
 	}
 	g, gctx := errgroup.WithContext(stop)
-	g.Go(func() error {
-		defer close(items)
-		return x.produce(gctx, items)
-	})
+	x.prepareBatches(gctx, g, items)
 	for range x.Workers {
 		g.Go(func() error {
 			for it := range items {
@@ -364,6 +360,7 @@ func (x *execution) ticker(ctx context.Context) {
 	t := time.NewTicker(paceTick)
 	defer t.Stop()
 	last, synced := x.Now(), x.Now()
+	var lately recent
 	for {
 		select {
 		case <-ctx.Done():
@@ -373,61 +370,26 @@ func (x *execution) ticker(ctx context.Context) {
 		now := x.Now()
 		x.pace.tick(now.Sub(last))
 		last = now
-		x.mu.Lock()
 		if now.Sub(synced) >= syncTick {
-			if err := x.journal.sync(); err != nil {
+			x.mu.Lock()
+			err := x.journal.flush()
+			x.mu.Unlock()
+			if err = errors.Join(err, x.journal.settle()); err != nil {
 				x.Log.Error("the journal cannot be written: results will be looked at again", "err", err)
 			}
 			synced = now
 		}
-		p := x.progress(now)
+		x.mu.Lock()
+		p := x.progress()
+		p.Rate = lately.rate(now, x.deleted)
 		x.mu.Unlock()
+		if p.Rate > 0 {
+			p.ETA = time.Duration(float64(p.Total-p.Done) / p.Rate * float64(time.Second))
+		}
 		if x.Progress != nil {
 			x.Progress(p)
 		}
 	}
-}
-
-func (x *execution) progress(now time.Time) Progress {
-	t := &x.journal.totals
-	p := Progress{Done: t.Count(), Total: x.plan.End.Objects, Deleted: t.Deleted}
-	_, p.Waiting = x.pace.state()
-	if s := now.Sub(x.began).Seconds(); s > 0 {
-		p.Rate = float64(x.deleted) / s
-	}
-	if p.Rate > 0 {
-		p.ETA = time.Duration(float64(p.Total-p.Done) / p.Rate * float64(time.Second))
-	}
-	if d := x.plan.End.Dependents; d != nil {
-		p.PodsETA = time.Duration(float64(*d) / CollectorRate * float64(time.Second))
-	}
-	return p
-}
-
-// result is what the journal says, with this run's speed.
-func (x *execution) result(resumed bool) Result {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	t := x.journal.totals
-	r := Result{Deleted: t.Deleted, Kept: t.Kept, Changed: t.Changed, Failed: t.Failed, Bytes: t.Bytes, Left: x.plan.End.Objects - t.Count(),
-		Reasons: map[string]int64{}, Finished: x.journal.over, Resumed: resumed, Via: x.Via, Journal: x.journal.path, Export: x.journal.export}
-	for k, v := range t.Reasons {
-		r.Reasons[k] = v
-	}
-	if x.export != nil {
-		r.Export = x.export.path
-	}
-	if !x.began.IsZero() {
-		r.Seconds = x.Now().Sub(x.began).Seconds()
-	}
-	if r.Seconds > 0 {
-		r.PerSecond = float64(x.deleted) / r.Seconds
-	}
-	if d := x.plan.End.Dependents; d != nil && x.plan.End.Objects > 0 {
-		eta := float64(*d) * float64(r.Deleted) / float64(x.plan.End.Objects) / CollectorRate
-		r.DependentsETASeconds = &eta
-	}
-	return r
 }
 
 var _ Conn = (*cluster.Client)(nil)

@@ -1,7 +1,6 @@
 package bulkclean
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -55,8 +54,6 @@ type Exported struct {
 type exporter struct {
 	path string
 	file *os.File
-	w    *bufio.Writer
-	enc  *json.Encoder
 }
 
 // openExport opens or begins the export of p in dir. A torn last line is cut off; the objects of a batch that was
@@ -81,12 +78,14 @@ func openExport(dir string, p *Plan, kind *Kind, now time.Time) (*exporter, erro
 		file.Close()
 		return nil, fmt.Errorf("open the export: %w", err)
 	}
-	w := bufio.NewWriterSize(file, 256<<10)
-	x := &exporter{path: path, file: file, w: w, enc: json.NewEncoder(w)}
+	x := &exporter{path: path, file: file}
 	if size == 0 {
 		h := &p.Head
-		err := errors.Join(x.enc.Encode(ExportHead{Type: "export", Version: exportVersion, Plan: p.ID, Kind: kind.Name, ClusterID: h.ClusterID,
-			KubeSystemUID: h.KubeSystemUID, Registry: h.Selector.Registry, Made: now.UTC()}), x.sync(), atomicfile.SyncDir(dir))
+		head, err := json.Marshal(ExportHead{Type: "export", Version: exportVersion, Plan: p.ID, Kind: kind.Name, ClusterID: h.ClusterID,
+			KubeSystemUID: h.KubeSystemUID, Registry: h.Selector.Registry, Made: now.UTC()})
+		if err == nil {
+			err = errors.Join(x.append(append(head, '\n')), atomicfile.SyncDir(dir))
+		}
 		if err != nil {
 			file.Close()
 			return nil, fmt.Errorf("begin the export: %w", err)
@@ -118,8 +117,9 @@ func wholeLines(f *os.File) (int64, error) {
 	return 0, nil
 }
 
-func (x *exporter) add(it *Item) error {
-	err := x.enc.Encode(Exported{Type: "object", Key: it.Key, Value: it.Value, CreateRevision: it.CreateRevision, ModRevision: it.ModRevision,
+// encodeExported writes the line of one object to w.
+func encodeExported(w *json.Encoder, it *Item) error {
+	err := w.Encode(Exported{Type: "object", Key: it.Key, Value: it.Value, CreateRevision: it.CreateRevision, ModRevision: it.ModRevision,
 		Version: it.Version, Lease: it.Lease, FromAPI: it.FromAPI, YAML: readable(it.Value)})
 	if err != nil {
 		return fmt.Errorf("export %s: %w", it.Key, err)
@@ -127,9 +127,9 @@ func (x *exporter) add(it *Item) error {
 	return nil
 }
 
-// sync makes everything that was added durable.
-func (x *exporter) sync() error {
-	if err := x.w.Flush(); err != nil {
+// append adds whole lines, which are durable when it returns.
+func (x *exporter) append(lines []byte) error {
+	if _, err := x.file.Write(lines); err != nil {
 		return fmt.Errorf("write the export: %w", err)
 	}
 	if err := fileutil.Fdatasync(x.file); err != nil {
@@ -138,13 +138,16 @@ func (x *exporter) sync() error {
 	return nil
 }
 
-func (x *exporter) close() error { return errors.Join(x.w.Flush(), x.file.Close()) }
+func (x *exporter) close() error { return x.file.Close() }
 
 // readable is the value in YAML without its managedFields, which nobody reads; empty where the value cannot be read.
 func readable(value []byte) string {
-	text, err := storedJSON(value)
-	if err != nil {
-		return ""
+	text := value
+	if !json.Valid(value) {
+		var err error
+		if text, err = storedJSON(value); err != nil {
+			return ""
+		}
 	}
 	out, err := toYAML(text)
 	if err != nil {

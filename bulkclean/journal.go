@@ -257,15 +257,28 @@ func (j *journal) write(e entry) error {
 	return nil
 }
 
-// sync makes everything that was written durable.
-func (j *journal) sync() error {
+// flush hands everything that was written to the file.
+func (j *journal) flush() error {
 	if err := j.w.Flush(); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
+	return nil
+}
+
+// settle makes what was flushed durable. It alone may be called while others write.
+func (j *journal) settle() error {
 	if err := fileutil.Fdatasync(j.file); err != nil {
 		return fmt.Errorf("sync the journal: %w", err)
 	}
 	return nil
+}
+
+// sync makes everything that was written durable.
+func (j *journal) sync() error {
+	if err := j.flush(); err != nil {
+		return err
+	}
+	return j.settle()
 }
 
 func (j *journal) run(via, export string, now time.Time) error {
@@ -273,10 +286,13 @@ func (j *journal) run(via, export string, now time.Time) error {
 	return errors.Join(j.write(entry{Type: "run", Via: via, Export: export, At: &at}), j.sync())
 }
 
-// intend is durable when it returns: only then may one of the objects be deleted.
+// intend has to be settled before one of the objects may be deleted.
 func (j *journal) intend(from, to int) error {
 	j.last = max(j.last, to)
-	return errors.Join(j.write(entry{Type: "intent", From: &from, To: &to}), j.sync())
+	if err := j.write(entry{Type: "intent", From: &from, To: &to}); err != nil {
+		return err
+	}
+	return j.flush()
 }
 
 // result is durable with the next sync. Where it is lost, the object is looked at again.

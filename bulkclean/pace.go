@@ -15,6 +15,9 @@ const (
 	DefaultEtcdQPS = 2000.0 // one member commits more; what is left is for everybody else
 
 	startRate = 200.0 // without a ceiling
+	// freeStep is by how much the pace rises each tick without a ceiling: what one member bears (some thousands a second)
+	// is found in two seconds.
+	freeStep  = 500.0
 	leastRate = 1.0
 	paceTick  = 250 * time.Millisecond
 	// After a decrease the next one waits, so that it is the new rate that is judged.
@@ -48,7 +51,7 @@ type signals struct {
 
 // decide is additive increase, multiplicative decrease: the next rate and why. Ceiling 0 is none.
 func decide(current, ceiling float64, s signals) (next float64, why string) {
-	step := startRate
+	step := freeStep
 	if ceiling > 0 {
 		step = ceiling / 10
 	}

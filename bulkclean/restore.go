@@ -252,6 +252,17 @@ func ExportFiles(path string) ([]string, error) {
 	return files, err
 }
 
+// ReadExportHead reads the first line of an export.
+func ReadExportHead(file string) (*ExportHead, error) {
+	var head *ExportHead
+	errEnough := errors.New("enough")
+	err := readExport(file, func(h *ExportHead) error { head = h; return errEnough }, nil)
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	return head, nil
+}
+
 // lastLines is the last line of every key of an export.
 func lastLines(file string) (map[string]int, error) {
 	last := map[string]int{}

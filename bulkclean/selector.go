@@ -16,6 +16,15 @@ const (
 	DefaultMaxShare  = 1.0
 )
 
+// Registry is an API server's --etcd-prefix as a Selector wants it, which is how the API server itself reads it: with one
+// slash before it and none behind it. Empty means DefaultRegistry.
+func Registry(prefix string) string {
+	if prefix == "" {
+		return DefaultRegistry
+	}
+	return "/" + strings.Trim(prefix, "/")
+}
+
 // OwnerState says what became of an object's owner.
 type OwnerState string
 

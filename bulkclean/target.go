@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -122,8 +123,15 @@ func (s etcdSource) read(ctx context.Context, _ *Kind, objects []*Object) ([]*It
 	for i, o := range objects {
 		keys[i] = o.Key
 	}
-	items, _, err := s.etcd.Get(ctx, keys)
-	return items, err
+	items := make([]*Item, 0, len(keys))
+	for some := range slices.Chunk(keys, maxOps) {
+		got, _, err := s.etcd.Get(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, got...)
+	}
+	return items, nil
 }
 
 // apiSource reads through the API server where etcd is out of reach: what it exports can be created again, and not put

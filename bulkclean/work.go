@@ -6,177 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"github.com/etcdkeeper/etcdkeeper/kube"
 )
-
-// item is one object on its way to a worker.
-type item struct {
-	n        int
-	object   *Object
-	intended bool // by an earlier run that did not write down what came of it
-}
-
-// produce reads the plan, and hands out what is exported and intended.
-func (x *execution) produce(ctx context.Context, out chan<- item) error {
-	before := x.journal.last
-	var batch []item
-	var objects []*Object
-	flush := func() error {
-		ready, err := x.ready(ctx, batch, objects)
-		if err != nil {
-			return err
-		}
-		for _, it := range ready {
-			select {
-			case out <- it:
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		batch, objects = nil, nil
-		return nil
-	}
-	n := -1
-	for o, err := range x.plan.Objects() {
-		if err != nil {
-			return err
-		}
-		n++
-		if ctx.Err() != nil {
-			return nil
-		}
-		x.mu.Lock()
-		done := x.journal.done.has(n)
-		x.mu.Unlock()
-		if done {
-			continue
-		}
-		batch = append(batch, item{n: n, object: o, intended: n <= before})
-		objects = append(objects, o)
-		if len(objects) == maxOps || batchOf(objects) < len(objects) {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-	}
-	if len(batch) == 0 {
-		return nil
-	}
-	return flush()
-}
-
-// ready looks at a batch, exports what is as planned and writes the intent down.
-func (x *execution) ready(ctx context.Context, batch []item, objects []*Object) ([]item, error) {
-	now, err := x.readWaiting(ctx, objects)
-	if err != nil || ctx.Err() != nil {
-		return nil, err
-	}
-	owned, err := x.ownersNow(ctx, objects)
-	if err != nil || ctx.Err() != nil {
-		return nil, err
-	}
-	var ready []item
-	for i, it := range batch {
-		o, is := it.object, now[i]
-		switch {
-		case is == nil || is.ModRevision != o.ModRevision:
-			outcome, reason := x.again(it, is, it.intended)
-			if err := x.note(it, outcome, reason); err != nil {
-				return nil, err
-			}
-			continue
-		case x.Via == ViaEtcd && len(o.Finalizers) > 0:
-			if err := x.note(it, Stayed, "has finalizers, which only the API server honours"); err != nil {
-				return nil, err
-			}
-			continue
-		case owned[i] != o.Owner:
-			if err := x.note(it, Stayed, fmt.Sprintf("its owner was %s and is %s now", o.Owner, owned[i])); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if err := x.export.add(is); err != nil {
-			return nil, err
-		}
-		ready = append(ready, it)
-	}
-	if len(ready) == 0 {
-		return nil, nil
-	}
-	if err := x.export.sync(); err != nil {
-		return nil, err
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return ready, x.journal.intend(batch[0].n, batch[len(batch)-1].n)
-}
-
-// readWaiting reads the objects and waits out an outage.
-func (x *execution) readWaiting(ctx context.Context, objects []*Object) ([]*Item, error) {
-	for try := 0; ; try++ {
-		items, err := x.source.read(ctx, x.kind, objects)
-		if err == nil {
-			x.heard()
-			return items, nil
-		}
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		if kube.IsDenied(err) || lasting(err) {
-			return nil, err
-		}
-		if err := x.outage(err); err != nil {
-			return nil, err
-		}
-		if sleep(ctx, backOff(try, 0)) != nil {
-			return nil, nil
-		}
-	}
-}
-
-// ownersNow is what became of the objects' owners since the plan: a CronJob that was made again takes its Jobs back.
-func (x *execution) ownersNow(ctx context.Context, objects []*Object) ([]OwnerState, error) {
-	states := make([]OwnerState, len(objects))
-	var some []*candidate
-	var at []int
-	for i, o := range objects {
-		if states[i] = o.Owner; len(o.OwnerRefs) > 0 {
-			some = append(some, &candidate{Object: *o, Owners: o.OwnerRefs})
-			at = append(at, i)
-		}
-	}
-	if len(some) == 0 {
-		return states, nil
-	}
-	who := &owners{registry: x.matcher.Registry, uids: make(map[string]ownerUID)}
-	if x.Etcd != nil {
-		who.reader = x.Etcd
-	}
-	if x.API != nil {
-		who.objects = apiSource{x.API, x.Workers}
-	}
-	for try := 0; ; try++ {
-		err := who.load(ctx, some)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		if err := x.outage(err); err != nil {
-			return nil, err
-		}
-		if sleep(ctx, backOff(try, 0)) != nil {
-			return nil, nil
-		}
-	}
-	for i, c := range some {
-		states[at[i]] = who.fate(c)
-	}
-	return states, nil
-}
 
 // again looks at an object that is not as planned. Whatever it is now, it is not deleted. unsure tells that a deletion
 // of ours may have been carried out without our knowing.
@@ -245,6 +75,14 @@ func (x *execution) one(ctx context.Context, it item) error {
 			}
 			return nil
 		}
+		if outcome, reason, err := x.ownersAgain(ctx, &it, unsure); err != nil {
+			return err
+		} else if outcome != "" {
+			return x.note(it, outcome, reason)
+		}
+		if ctx.Err() != nil {
+			continue // the wait tells what to do
+		}
 		// What is in flight is finished whatever happens to ctx.
 		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		start := time.Now()
@@ -299,6 +137,24 @@ func (x *execution) one(ctx context.Context, it item) error {
 			return nil
 		}
 	}
+}
+
+// ownersAgain reads the owners of an object once more where the pace or a gate held it for long. The outcome is empty
+// where nothing speaks against its deletion, or where that may have happened already.
+func (x *execution) ownersAgain(ctx context.Context, it *item, unsure bool) (Outcome, string, error) {
+	if unsure || len(it.object.OwnerRefs) == 0 || time.Since(it.looked) < ownersStale {
+		return "", "", nil
+	}
+	looked := time.Now()
+	states, err := x.ownersNow(ctx, []*Object{it.object})
+	if err != nil || ctx.Err() != nil {
+		return "", "", err
+	}
+	it.looked = looked
+	if states[0] != it.object.Owner {
+		return Stayed, ownerChanged(it.object.Owner, states[0]), nil
+	}
+	return "", "", nil
 }
 
 func (x *execution) lookAgain(ctx context.Context, it item) (*Item, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,18 @@ func newCleanCmd(a *app) *cobra.Command {
 	}
 	cmd.AddCommand(newCleanPlanCmd(a), newCleanApplyCmd(a), newCleanStatusCmd(a), newCleanRestoreCmd(a))
 	return cmd
+}
+
+// cleanMemory is Go's memory limit of the commands that read whole objects: what is read is garbage at once, and the limit
+// keeps the collector ahead of it. It is not enforced where it would not do. With the pages of the executable that are in
+// use the process stays below 64 MiB.
+const cleanMemory = 28 << 20
+
+// limitMemory applies cleanMemory until the returned function is called.
+func limitMemory() (restore func()) {
+	before := debug.SetMemoryLimit(cleanMemory)
+	_ = forgetExecutablePages() // where that cannot be done they stay
+	return func() { debug.SetMemoryLimit(before) }
 }
 
 // lazyAPI connects to the API server when it is first needed, so that a plan of unencrypted objects never does.

@@ -65,6 +65,7 @@ func (p *cleanApply) run(cmd *cobra.Command, args []string) error {
 	if err := p.check(cmd); err != nil {
 		return err
 	}
+	defer limitMemory()()
 	plan, err := bulkclean.OpenPlan(args[0])
 	if err != nil {
 		return withCode(refusedOr(err), err)
@@ -85,7 +86,7 @@ func (p *cleanApply) run(cmd *cobra.Command, args []string) error {
 	if err := p.exec.Check(ctx, plan); err != nil {
 		return withCode(refusedOr(err), err)
 	}
-	if err := p.confirm(question); err != nil {
+	if err := p.confirm(ctx, question); err != nil {
 		return err
 	}
 	bar := p.progress(plan.End.Objects, "deleting")

@@ -55,7 +55,8 @@ func newCleanPlanCmd(a *app) *cobra.Command {
 	fs.IntVar(&p.sel.Limit, "limit", 0, "take the oldest so many (0 = all)")
 	fs.Float64Var(&p.sel.MaxShare, "max-share", p.sel.MaxShare, "refuse to select more than this share of what was scanned")
 	fs.BoolVar(&p.sel.Finalizers, "include-finalizers", false, "also take objects with finalizers, which go through the API server only")
-	fs.StringVar(&p.sel.Registry, "etcd-prefix", p.sel.Registry, "prefix of the API server's keys (its --etcd-prefix)")
+	fs.StringVar(&p.sel.Registry, "prefix", p.sel.Registry, "prefix of the API server's keys (its --etcd-prefix)")
+	fs.StringVar(&p.sel.Registry, "etcd-prefix", p.sel.Registry, "the same as --prefix")
 	fs.StringVar(&p.snapshot, "snapshot", "", "read this snapshot instead of the live etcd")
 	fs.StringVarP(&p.out, "output", "o", "", "file that the plan is written to")
 	return cmd
@@ -65,6 +66,7 @@ func (p *cleanPlan) run(cmd *cobra.Command, _ []string) error {
 	if err := p.selector(cmd); err != nil {
 		return err
 	}
+	defer limitMemory()()
 	ctx := cmd.Context()
 	o := bulkclean.PlanOptions{File: p.out, Objects: p.lazyAPI(), Snapshot: p.snapshot}
 	scanner, closing, err := p.source(ctx, cmd, &o)
@@ -87,7 +89,7 @@ func (p *cleanPlan) run(cmd *cobra.Command, _ []string) error {
 
 // selector completes and checks the selector. A rule that was given and is empty is no rule.
 func (p *cleanPlan) selector(cmd *cobra.Command) error {
-	for _, name := range []string{"kind", "namespace", "state", "owner", "name-stem", "name-regex", "snapshot", "output"} {
+	for _, name := range []string{"kind", "namespace", "state", "owner", "name-stem", "name-regex", "prefix", "etcd-prefix", "snapshot", "output"} {
 		if f := cmd.Flags().Lookup(name); f.Changed && strings.Trim(f.Value.String(), "[]") == "" {
 			return usagef("--%s: an empty rule is refused", name)
 		}
@@ -98,6 +100,7 @@ func (p *cleanPlan) selector(cmd *cobra.Command) error {
 	case p.out == "":
 		return usagef("-o is missing: say where the plan is to be written")
 	}
+	p.sel.Registry = bulkclean.Registry(p.sel.Registry)
 	p.sel.States, p.sel.Owners = nil, nil
 	for _, s := range p.states {
 		p.sel.States = append(p.sel.States, bulkclean.State(s))

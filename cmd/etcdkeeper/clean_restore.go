@@ -35,7 +35,7 @@ func newCleanRestoreCmd(a *app) *cobra.Command {
 			if err != nil {
 				return withCode(refusedOr(err), err)
 			}
-			if err := splitKeys(cmd, r); err != nil {
+			if err := splitKeys(cmd, r, files); err != nil {
 				return err
 			}
 			ctx := cmd.Context()
@@ -57,7 +57,7 @@ func newCleanRestoreCmd(a *app) *cobra.Command {
 			if len(r.Keys) > 0 {
 				what = strings.Join(r.Keys, ", ")
 			}
-			if err := a.confirm(fmt.Sprintf("Restore %s of %s via %s?", what, strings.Join(files, ", "), via)); err != nil {
+			if err := a.confirm(ctx, fmt.Sprintf("Restore %s of %s via %s?", what, strings.Join(files, ", "), via)); err != nil {
 				return err
 			}
 			res, err := r.Restore(ctx, files)
@@ -80,18 +80,36 @@ func newCleanRestoreCmd(a *app) *cobra.Command {
 	}
 	a.kubeFlags(cmd)
 	cmd.Flags().StringVar(&via, "via", string(bulkclean.ViaEtcd), "the way: etcd (the stored bytes), or apiserver (Jobs, suspended)")
-	cmd.Flags().StringArrayVar(&r.Keys, "key", nil, "restore this key of etcd only; may be repeated. A file is the client's private key, as everywhere")
+	cmd.Flags().StringArrayVar(&r.Keys, "key", nil, "restore only this key of etcd, written out as in the export; may be repeated. What is not below the export's "+
+		"prefix is the client's private key, as everywhere")
 	config.AddFlag(cmd.Flags(), "client-key", "etcd.key")
 	return cmd
 }
 
-// splitKeys tells the two meanings of --key apart: what names a file is the client's private key.
-func splitKeys(cmd *cobra.Command, r *bulkclean.Restorer) error {
+// splitKeys tells the two meanings of --key apart: what is below the prefix of an export's keys is a key of etcd, and
+// anything else has to be the file of the client's private key.
+func splitKeys(cmd *cobra.Command, r *bulkclean.Restorer, files []string) error {
+	if len(r.Keys) == 0 {
+		return nil
+	}
+	var prefixes []string
+	for _, f := range files {
+		h, err := bulkclean.ReadExportHead(f)
+		if err != nil {
+			return err
+		}
+		if p := h.Registry + "/"; !slices.Contains(prefixes, p) {
+			prefixes = append(prefixes, p)
+		}
+	}
 	var keys []string
 	for _, k := range r.Keys {
-		if !isFile(k) {
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(k, p) }) {
 			keys = append(keys, k)
 			continue
+		}
+		if !isFile(k) {
+			return usagef("--key %s: neither a key below %s nor the file of a private key", k, strings.Join(prefixes, ", "))
 		}
 		if err := cmd.Flags().Set("client-key", k); err != nil {
 			return usagef("--key %s: %w", k, err)

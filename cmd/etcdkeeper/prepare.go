@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -84,7 +85,7 @@ func newLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
 }
 
 // confirm asks a question on the terminal; --yes answers it. Where there is no terminal the command is refused.
-func (a *app) confirm(question string) error {
+func (a *app) confirm(ctx context.Context, question string) error {
 	if a.yes {
 		return nil
 	}
@@ -92,15 +93,28 @@ func (a *app) confirm(question string) error {
 		return usagef("%s There is no terminal to ask on: give --yes to go on", question)
 	}
 	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
-	answer, err := bufio.NewReader(a.stdin).ReadString('\n')
-	if err != nil && answer == "" {
-		return withCode(exitInterrupted, fmt.Errorf("no answer, nothing was changed"))
+	answered := make(chan string, 1)
+	go func() { // ends with the process where nobody answers
+		answer, err := bufio.NewReader(a.stdin).ReadString('\n')
+		if err != nil && answer == "" {
+			close(answered)
+			return
+		}
+		answered <- strings.ToLower(strings.TrimSpace(answer))
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(a.stderr)
+		return withCode(exitInterrupted, errors.New("interrupted, nothing was changed"))
+	case answer, ok := <-answered:
+		switch {
+		case !ok:
+			return withCode(exitInterrupted, errors.New("no answer, nothing was changed"))
+		case answer == "y", answer == "yes":
+			return nil
+		}
 	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
-	}
-	return withCode(exitRefused, fmt.Errorf("not confirmed, nothing was changed"))
+	return withCode(exitRefused, errors.New("not confirmed, nothing was changed"))
 }
 
 // isTerminal tells whether a person sits at the stream.

@@ -80,7 +80,7 @@ func (a *app) vpaApply(cmd *cobra.Command, f vpaRecommendFlags) error {
 	}
 	rec := s.Recommend(ctx)
 	if cfg.VPA.Apply == vpa.ApplyResize {
-		if err := a.confirm(fmt.Sprintf("Resize container %s of pod %s/%s? %s.", cfg.VPA.Container, cfg.VPA.Namespace, cfg.VPA.Pod, rec.Memory.Limit.Words)); err != nil {
+		if err := a.confirm(cmd.Context(), fmt.Sprintf("Resize container %s of pod %s/%s? %s.", cfg.VPA.Container, cfg.VPA.Namespace, cfg.VPA.Pod, rec.Memory.Limit.Words)); err != nil {
 			return err
 		}
 	}
