@@ -397,3 +397,38 @@ func TestExecutor_Refuses(t *testing.T) {
 		t.Errorf("got %d keys, want all 21", got)
 	}
 }
+
+// TestExecution_ownersAgain: an object that waited for long is not deleted on what was known of its owner before.
+func TestExecution_ownersAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.job("a", ownedByCron("nightly", "uid-of-old"))
+	p := f.plan()
+	x, err := f.executor(nil).prepare(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	it := item{looked: time.Now().Add(-time.Minute)}
+	for o, err := range p.Objects() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		it.object = o
+	}
+	if outcome, _, err := x.ownersAgain(t.Context(), &it, false); err != nil || outcome != "" {
+		t.Errorf("its owner is gone as before: got %q, %v, want no objection", outcome, err)
+	}
+	m := newMemory()
+	m.putCronJob(t, "ns", "nightly", "uid-of-new")
+	for k, v := range m.keys {
+		f.put(k, v.Value)
+	}
+	if outcome, _, _ := x.ownersAgain(t.Context(), &it, false); outcome != "" {
+		t.Errorf("looked at a moment ago: got %q, want no other look", outcome)
+	}
+	it.looked = time.Now().Add(-time.Minute)
+	outcome, reason, err := x.ownersAgain(t.Context(), &it, false)
+	if err != nil || outcome != Stayed || !strings.Contains(reason, "contested") {
+		t.Errorf("its CronJob was made again: got %q, %q, %v, want it kept as contested", outcome, reason, err)
+	}
+}

@@ -171,17 +171,59 @@ func TestClean_PlanApplyRestore(t *testing.T) {
 	}
 
 	export := plan + ".export"
-	files, err := filepath.Glob(export + "/export-*.jsonl")
-	if err != nil || len(files) != 1 {
-		t.Fatalf("got %v, %v, want one export", files, err)
-	}
+	file := e.glob(export + "/export-*.jsonl")
+	e.restoreKeys(export)
 	e.must(exitDone, "clean", "restore", export, "--yes")
 	if got := e.count("/registry/jobs/"); got != before {
 		t.Errorf("restored: got %d Jobs, want %d", got, before)
 	}
-	if said := e.must(exitDone, "clean", "restore", files[0], "--yes"); !strings.Contains(said, "40 exist") {
+	if said := e.must(exitDone, "clean", "restore", file, "--yes"); !strings.Contains(said, "40 exist") {
 		t.Errorf("restored again: got %s", said)
 	}
+}
+
+// restoreKeys restores single keys: what --key means is told by the export's prefix, not by what files there are.
+func (e *cleanEnv) restoreKeys(export string) {
+	e.Helper()
+	before := e.count("/registry/jobs/")
+	data, err := os.ReadFile(e.glob(export + "/*.jsonl"))
+	if err != nil {
+		e.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), `"key":"`)
+	key, _, _ := strings.Cut(rest, `"`)
+	if said := e.must(exitUsage, "clean", "restore", export, "--yes", "--key", "no-such-file"); !strings.Contains(said, "neither a key below /registry/ nor") {
+		e.Errorf("got %q, want both meanings of --key", said)
+	}
+	if said := e.must(exitFailed, "clean", "restore", export, "--yes", "--key", key+"-other"); !strings.Contains(said, "not in the export") {
+		e.Errorf("got %q, want the key that is not there", said)
+	}
+	// A file is the private key, which wants its certificate.
+	file := filepath.Join(e.dir, "private.pem")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		e.Fatal(err)
+	}
+	e.must(exitUsage, "clean", "restore", export, "--yes", "--key", file, "--key", key)
+	if got := e.count("/registry/jobs/"); got != before {
+		e.Fatalf("got %d Jobs, want %d: something was restored", got, before)
+	}
+	e.must(exitDone, "clean", "restore", export, "--yes", "--key", key)
+	if got := e.count("/registry/jobs/"); got != before+1 || e.count(key) != 1 {
+		e.Errorf("got %d Jobs, want %d with %s", got, before+1, key)
+	}
+	if _, err := e.client.Delete(context.Background(), key); err != nil {
+		e.Fatal(err)
+	}
+}
+
+// glob is the only file of a pattern.
+func (e *cleanEnv) glob(pattern string) string {
+	e.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) != 1 {
+		e.Fatalf("%s: got %v, %v, want one file", pattern, files, err)
+	}
+	return files[0]
 }
 
 func TestClean_Refusals(t *testing.T) {
