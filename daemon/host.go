@@ -24,6 +24,9 @@ type Host struct {
 
 	Kubeconfig, Context string // how the API server is reached, where a part speaks to it
 
+	// census is set before the parts that come after it in parts are made.
+	census *censusPart
+
 	pages    []page
 	status   []statusPart
 	sections []func() []report.Section

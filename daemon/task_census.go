@@ -33,6 +33,7 @@ type censusPart struct {
 // setUpCensus makes the task that measures who fills the database.
 func setUpCensus(h *Host) (func(Env) ([]Task, error), error) {
 	p := &censusPart{host: h, metrics: census.NewMetrics(h.Registry)}
+	h.census = p
 	h.Status("census", p.status)
 	h.Page("/census", "who fills the database", http.HandlerFunc(p.serve))
 	h.Section(p.sections)

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/etcdkeeper/etcdkeeper/census"
 	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/keyspace"
 	"github.com/etcdkeeper/etcdkeeper/kube"
 	"github.com/etcdkeeper/etcdkeeper/schedule"
 	"github.com/etcdkeeper/etcdkeeper/vpa"
@@ -168,7 +171,11 @@ func (p *vpaPart) recommend(ctx context.Context) error {
 	}
 	var errs []error
 	var all []vpa.Recommendation
+	keys, counted := p.latestKeyspace()
 	for _, s := range sizers {
+		if counted {
+			s.SetKeyspace(keys)
+		}
 		all = append(all, s.Recommend(ctx))
 	}
 	_, beside := p.members(v)
@@ -189,6 +196,36 @@ func (p *vpaPart) recommend(ctx context.Context) error {
 	p.last = all
 	p.mu.Unlock()
 	return errors.Join(errs...)
+}
+
+// latestKeyspace is what this keeper's latest census found, where it takes one.
+func (p *vpaPart) latestKeyspace() (vpa.Keyspace, bool) {
+	if p.host.census == nil {
+		return vpa.Keyspace{}, false
+	}
+	c, growth := p.host.census.get()
+	if c == nil {
+		return vpa.Keyspace{}, false
+	}
+	return Keyspace(c, growth), true
+}
+
+// Keyspace is a census in the terms of package vpa. growth may be empty: it is
+// not known then.
+func Keyspace(c *census.Census, growth []census.Growth) vpa.Keyspace {
+	k := vpa.Keyspace{Taken: c.Taken, Source: c.Source}
+	perDay := map[string]float64{}
+	for _, g := range growth {
+		perDay[keyspace.GroupResource(g.Group, g.Resource)] = g.BytesPerSecond * 24 * time.Hour.Seconds()
+	}
+	for _, r := range c.Resources {
+		row := vpa.KeyspaceResource{Name: r.Name(), Keys: float64(r.Keys), KeyBytes: float64(r.Bytes - r.ValueBytes), Bytes: float64(r.Bytes), BytesPerDay: math.NaN()}
+		if len(growth) > 0 {
+			row.BytesPerDay = perDay[row.Name]
+		}
+		k.Resources = append(k.Resources, row)
+	}
+	return k
 }
 
 func (p *vpaPart) save() {

@@ -9,6 +9,11 @@ import (
 // held before that one follows.
 const modelStep = 0.05
 
+// movingStep stands for modelStep within an hour of the last growth: a database
+// that fills up or a storm of reads would otherwise raise the limit every few
+// seconds, and what is in use asks for more by itself.
+const movingStep = 0.25
+
 // Bases of a memory limit, as reports call them.
 const (
 	basisNone    = "none"
@@ -25,7 +30,8 @@ type decision struct {
 	model    Model
 	database float64 // share of the database in the history's limit
 	target   float64
-	tight    float64 // the limit below which it grows now
+	tight    float64 // the limit below which it grows
+	urgent   float64 // the limit below which it grows even while it is on its way up
 	limit    float64 // what is held
 	basis    string
 }
@@ -34,34 +40,35 @@ type decision struct {
 func (r *Recommender) decide(now time.Time) decision {
 	d := decision{history: r.historyTarget(), basis: basisHistory}
 	p := r.cfg.Policy
-	if r.steady || len(r.live.windows) > 0 || known(r.before.Drivers.Keys) {
+	if r.steady || len(r.live.windows) > 0 || known(r.before.Drivers.Keys) || r.keyspace != nil {
 		d.model = NewModel(r.modelInput())
 	}
 	if r.steady && d.model.Known && known(d.model.DatabaseInMemory) {
 		d.database = d.model.DatabaseInMemory
 	}
 	d.target = d.history.level + d.history.headroom + d.database
-	d.tight = d.history.level + p.GrowShare*d.history.headroom + (1-modelStep)*d.database
-	raise := func(basis string, target, tight float64) {
-		if known(target) && target > d.target {
+	seen := d.history.level + p.GrowShare*d.history.headroom
+	d.tight, d.urgent = seen+(1-modelStep)*d.database, seen+(1-movingStep)*d.database
+	raise := func(basis string, target float64, tight, urgent float64) {
+		if !known(target) {
+			return
+		}
+		if target > d.target {
 			d.target, d.basis = target, basis
 		}
-		if known(tight) {
-			d.tight = max(d.tight, tight)
-		}
+		d.tight, d.urgent = max(d.tight, tight*target), max(d.urgent, urgent*target)
 	}
-	if floor := d.history.floor; floor > 0 {
-		raise(basisOOM, floor, floor)
-	}
+	raise(basisOOM, d.history.floor, 1, 1)
 	if d.model.Known {
-		v := float64(d.model.Limit.Bytes)
-		raise(basisModel, v, (1-modelStep)*v)
-		if gate := d.model.RestartGate; known(float64(gate.Bytes)) {
-			raise(basisRestart, float64(gate.Bytes), (1-modelStep)*float64(gate.Bytes))
-		}
+		raise(basisModel, float64(d.model.Limit.Bytes), 1-modelStep, 1-movingStep)
+		raise(basisRestart, float64(d.model.RestartGate.Bytes), 1-modelStep, 1-movingStep)
 	}
-	raise(basisMinimum, float64(p.MinLimit), float64(p.MinLimit))
-	r.band.settle(now, d.target, d.tight, p)
+	raise(basisMinimum, float64(p.MinLimit), 1, 1)
+	from := d.tight
+	if r.band.grewJustNow(now) {
+		from = d.urgent
+	}
+	r.band.settle(now, d.target, from, p)
 	d.limit = r.band.Held
 	return d
 }

@@ -64,6 +64,7 @@ const (
 type ModelInput struct {
 	Drivers      Drivers // the latest
 	KeyBytes     float64 // mean length of a key
+	KeyWords     string  // whose keys they are, where a census says so
 	Watchers     float64 // peaks of the history
 	WatchStreams float64
 	Members      float64 // voting members, 1 or NaN for a lone one
@@ -196,7 +197,11 @@ func (m *Model) live(in ModelInput) Amount {
 			missing = append(missing, t.name)
 			continue
 		}
-		parts = append(parts, Part{Name: string(t.driver), Words: t.name + " " + size(t.bytes), Bytes: Number(t.bytes)})
+		words := t.name + " " + size(t.bytes)
+		if t.driver == DriverIndex && in.KeyWords != "" {
+			words += " (" + in.KeyWords + ")"
+		}
+		parts = append(parts, Part{Name: string(t.driver), Words: words, Bytes: Number(t.bytes)})
 	}
 	a := sumOfParts("live heap", parts...)
 	if len(missing) > 0 {

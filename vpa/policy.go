@@ -11,8 +11,9 @@ import (
 const gib = 1 << 30
 
 // Policy is the statistics behind a recommendation. The defaults were chosen on
-// one half of 49 public usage series and judged on the other half; the curve is
-// in docs/benchmarks/vpa.md.
+// one half of 49 public usage series, those at even places in the file, where
+// neighbouring values do about as well, and judged on the other half; the curve
+// is in docs/benchmarks/vpa.md.
 type Policy struct {
 	// PeakHold is how long a peak counts in full: two weeks and a day, so that
 	// what happens weekly has been seen twice before it may fade.
@@ -32,8 +33,6 @@ type Policy struct {
 	NoveltySpikes float64 `yaml:"noveltySpikes" doc:"Extra rate of such demands, divided by the days of history."`
 	// SpikeScale is the mean size of such an excess relative to the peak.
 	SpikeScale float64 `yaml:"spikeScale" doc:"Mean size of such an excess, relative to the peak."`
-	// SurpriseBoost raises the rate for each surprise this member really had.
-	SurpriseBoost float64 `yaml:"surpriseBoost" doc:"How much each surprise that was seen raises the rate of spikes."`
 	// MinHeadroom is the least headroom, relative to the peak.
 	MinHeadroom float64 `yaml:"minHeadroom" doc:"The least headroom over the peak, relative to the peak."`
 	// QuietSpread is the spread of peak over typical use below which a member
@@ -41,12 +40,13 @@ type Policy struct {
 	QuietSpread float64 `yaml:"quietSpread" doc:"Spread of peak over typical use below which the headroom is reduced."`
 	QuietShare  float64 `yaml:"quietShare" doc:"Share of the headroom that remains when there is no spread at all."`
 	// OOMFactor and OOMAdd are the jump after an OOM kill, of which the larger
-	// holds for OOMHold: what was really wanted is not known, since the kill cut
-	// it off, so it is remembered for as long as a peak. The excess of OOMFactor
-	// over 1 counts twice at the second kill within the hold.
+	// holds for OOMHold once as much was seen without a kill, and for PeakHold
+	// where it was not: what was wanted is not known then, since the kill cut it
+	// off. The excess of OOMFactor over 1 counts twice at the second kill within
+	// the hold.
 	OOMFactor float64        `yaml:"oomFactor" doc:"After an OOM kill the limit is at least this many times what was in use."`
 	OOMAdd    bytesize.Bytes `yaml:"oomAddBytes" doc:"After an OOM kill the limit is at least what was in use and this much more."`
-	OOMHold   time.Duration  `yaml:"oomHold" doc:"How long the jump after an OOM kill holds without another one."`
+	OOMHold   time.Duration  `yaml:"oomHold" doc:"How long the jump after an OOM kill holds once as much was in use without one; until then it holds as long as a peak."`
 	// GrowShare is the share of the headroom that must be left; below it the
 	// limit grows at once.
 	GrowShare float64 `yaml:"growShare" doc:"Share of the headroom below which the limit grows at once."`
@@ -62,9 +62,9 @@ type Policy struct {
 func DefaultPolicy() Policy {
 	return Policy{
 		PeakHold: 15 * 24 * time.Hour, PeakFade: 7 * 24 * time.Hour, History: 28 * 24 * time.Hour,
-		OOMCostGiBHours: 165, SpikesPerDay: 0.04, NoveltySpikes: 0.08, SpikeScale: 0.5, SurpriseBoost: 0.5,
-		MinHeadroom: 0.07, QuietSpread: 0.03, QuietShare: 0.5,
-		OOMFactor: 1.5, OOMAdd: 100 * bytesize.MiB, OOMHold: 15 * 24 * time.Hour,
+		OOMCostGiBHours: 170, SpikesPerDay: 0.035, NoveltySpikes: 0.08, SpikeScale: 0.5,
+		MinHeadroom: 0.07, QuietSpread: 0.03, QuietShare: 0.4,
+		OOMFactor: 1.5, OOMAdd: 100 * bytesize.MiB, OOMHold: 12 * time.Hour,
 		GrowShare: 0.4, ShrinkShare: 0.2, ShrinkAfter: 24 * time.Hour,
 		MinLimit: 100 * bytesize.MiB,
 	}
@@ -92,7 +92,6 @@ func (p Policy) Validate(prefix string) []error {
 	within("spikesPerDay", p.SpikesPerDay, 0, 1e6)
 	within("noveltySpikes", p.NoveltySpikes, 0, 1e6)
 	within("spikeScale", p.SpikeScale, 0.01, 100)
-	within("surpriseBoost", p.SurpriseBoost, 0, 100)
 	within("minHeadroom", p.MinHeadroom, 0, 10)
 	within("quietSpread", p.QuietSpread, 0, 10)
 	within("quietShare", p.QuietShare, 0, 1)
@@ -111,9 +110,9 @@ func (p Policy) Validate(prefix string) []error {
 // 24·x GiB·h a day and leaves r·exp(−x/s) OOM kills a day at c GiB·h each; the
 // sum is least at x = s·ln(r·c / (24·s)). A member whose peaks hardly differ
 // from its typical use gets a share of it.
-func (p Policy) headroom(level, typical float64, observed time.Duration, surprises int) float64 {
+func (p Policy) headroom(level, typical float64, observed time.Duration) float64 {
 	days := max(observed.Hours()/24, 1)
-	rate := (p.SpikesPerDay + p.NoveltySpikes/days) * (1 + p.SurpriseBoost*float64(surprises))
+	rate := p.SpikesPerDay + p.NoveltySpikes/days
 	scale := p.SpikeScale * level / gib
 	x := 0.0
 	if scale > 0 {

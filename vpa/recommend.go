@@ -24,6 +24,7 @@ type Recommendation struct {
 	ConfidenceWords string            `json:"confidenceWords"`
 	CPU             CPURecommendation `json:"cpu"`
 	Memory          MemoryAdvice      `json:"memory"`
+	LiveHeap        Amount            `json:"liveHeap"`
 	GoMemLimit      Amount            `json:"goMemLimit"`
 	Quota           Amount            `json:"quotaBackend"`
 	Volume          Amount            `json:"volume"`
@@ -87,16 +88,16 @@ func (r *Recommender) Recommend(now time.Time) Recommendation {
 		none := unknownAmount("not known: no memory was observed yet")
 		n := Number(math.NaN())
 		rec.Memory = MemoryAdvice{Request: none, Limit: none, Lower: n, Upper: n, Target: n, Basis: basisNone, Kind: "none"}
-		rec.GoMemLimit, rec.Quota, rec.Volume = none, none, none
+		rec.LiveHeap, rec.GoMemLimit, rec.Quota, rec.Volume = none, none, none, none
 		rec.Drivers = DriverParts{n, n, n, n, n, n, n}
 		return rec
 	}
 	d := r.decide(now)
 	rec.Memory = r.memoryAdvice(now, d)
-	rec.GoMemLimit, rec.Quota, rec.Volume = d.model.GoMemLimit, d.model.Quota, d.model.Volume
+	rec.LiveHeap, rec.GoMemLimit, rec.Quota, rec.Volume = d.model.Live, d.model.GoMemLimit, d.model.Quota, d.model.Volume
 	if !d.model.Known {
 		why := unknownAmount("not known: no source gave the live heap or the number of keys")
-		rec.GoMemLimit, rec.Quota, rec.Volume = why, why, why
+		rec.LiveHeap, rec.GoMemLimit, rec.Quota, rec.Volume = why, why, why, why
 		d.model.Index, d.model.Raft, d.model.Watch, d.model.Range = math.NaN(), math.NaN(), math.NaN(), math.NaN()
 		d.model.Database.Bytes = Number(math.NaN())
 	}

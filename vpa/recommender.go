@@ -11,9 +11,6 @@ import (
 const (
 	cpuSampleWeight = 0.1
 	memoryWindow    = 24 * time.Hour
-	surpriseRatio   = 1.05 // a demand this far above everything seen is a surprise
-	warmHistory     = 24 * time.Hour
-	maxSurprises    = 16
 	maxOOMEvents    = 16
 )
 
@@ -23,27 +20,28 @@ type Recommender struct {
 	cfg    Config
 	member string
 
-	cpu       *Histogram
-	memory    *Histogram
-	window    windowPeak // of the VPA-compatible memory histogram
-	peaks     peaks      // demand
-	seen      int        // windows observed in all
-	surprises []int      // of these, the ones that brought a surprise
-	live      peaks      // live heap
-	burst     peaks      // bytes sent to clients between two samples
-	ranges    peaks      // ranges in flight
-	watchers  peaks
-	streams   peaks
-	dbInUse   peaks // a window a day, for the slope
-	steady    bool  // demand is anonymous memory
+	cpu      *Histogram
+	memory   *Histogram
+	window   windowPeak // of the VPA-compatible memory histogram
+	peaks    peaks      // demand
+	live     peaks      // live heap
+	burst    peaks      // bytes sent to clients between two samples
+	ranges   peaks      // ranges in flight
+	watchers peaks
+	streams  peaks
+	dbInUse  peaks // a window a day, for the slope
+	steady   bool  // demand is anonymous memory
 
 	oomFloor float64
 	oomAt    time.Time
-	ooms     int // kills within the hold, 2 for more
+	oomCut   float64 // what was in use at the last kill, 0 once as much was seen without one
+	ooms     int     // kills within the hold, 2 for more
 	events   []OOMEvent
 	band     band
 	request  band
 	cpuBand  band
+
+	keyspace *Keyspace // the latest census, nil where there is none
 
 	before      Sample // the last sample with drivers
 	first, last time.Time
@@ -98,21 +96,23 @@ func (r *Recommender) Observe(s Sample) {
 		r.cpu.Add(s.CPU, cpuSampleWeight, s.Time)
 		used = true
 	}
-	if s.OOM {
-		r.noteOOM(s)
-	}
-	switch v := s.Demand(); {
-	case known(v):
+	v := s.Demand()
+	if known(v) {
 		// A history of one kind of memory is no history of the other.
 		if anon := known(s.Anon); anon != r.steady && len(r.peaks.windows) > 0 {
 			r.peaks = newPeaks(peakWindow, r.cfg.Policy.History)
-			r.band, r.request, r.surprises = band{}, band{}, nil
+			r.band, r.request = band{}, band{}
 		}
 		r.steady = known(s.Anon)
+	}
+	if s.OOM {
+		// After the kill the new process is small; what was in use counts.
+		if used := r.noteOOM(s); used > 0 && !(v > used) {
+			v = used
+		}
+	}
+	if known(v) {
 		r.observeDemand(s.Time, v, s.OOM)
-		used = true
-	case s.OOM && known(s.Limit):
-		r.observeDemand(s.Time, s.Limit, true)
 		used = true
 	}
 	if !used {
@@ -143,8 +143,9 @@ func (r *Recommender) observeDrivers(s Sample) bool {
 	return any
 }
 
-// noteOOM blames the driver that was highest before the kill.
-func (r *Recommender) noteOOM(s Sample) {
+// noteOOM blames the driver that was highest before the kill, and returns what
+// was in use then, 0 where that is not known.
+func (r *Recommender) noteOOM(s Sample) float64 {
 	driver := s.Top()
 	if r.before.Drivers.Version != "" || known(r.before.Drivers.Keys) {
 		driver = r.before.Top()
@@ -164,47 +165,31 @@ func (r *Recommender) noteOOM(s Sample) {
 	}
 	r.ooms = min(r.ooms+1, 2)
 	r.oomFloor = max(r.oomFloor, used*(1+(r.cfg.Policy.OOMFactor-1)*float64(r.ooms)), used+float64(r.cfg.Policy.OOMAdd))
-	r.oomAt = s.Time
+	r.oomAt, r.oomCut = s.Time, used
+	return used
 }
 
 func (r *Recommender) observeDemand(t time.Time, v float64, oom bool) {
-	level, before := r.peaks.level(), len(r.peaks.windows)
-	warm := r.peaks.observed() >= warmHistory
-	start := time.Time{}
-	if before > 0 {
-		start = r.peaks.windows[before-1].start
-	}
 	r.peaks.add(t, v, r.cfg.Policy)
-	if n := len(r.peaks.windows); before == 0 || r.peaks.windows[n-1].start != start {
-		r.seen++
-	}
-	if (warm && v > level*surpriseRatio) || oom {
-		r.surprise()
-	}
-	if !oom && r.oomFloor > 0 && t.Sub(r.oomAt) > r.cfg.Policy.OOMHold {
-		r.oomFloor, r.ooms = 0, 0
+	if !oom {
+		r.endOOM(t, v)
 	}
 	r.countWindowPeak(t, v)
 }
 
-// surprise notes one, once a window, and forgets those older than the history.
-func (r *Recommender) surprise() {
-	for len(r.surprises) > 0 && (r.seen-r.surprises[0] > r.peaks.keep || len(r.surprises) >= maxSurprises) {
-		r.surprises = r.surprises[1:]
+// endOOM lets the jump after a kill go: soon when the demand that was cut off
+// was seen, else as late as a peak fades, since nobody knows what it was.
+func (r *Recommender) endOOM(t time.Time, v float64) {
+	if v >= r.oomCut {
+		r.oomCut = 0
 	}
-	if n := len(r.surprises); n == 0 || r.surprises[n-1] != r.seen {
-		r.surprises = append(r.surprises, r.seen)
+	hold := r.cfg.Policy.OOMHold
+	if r.oomCut > 0 {
+		hold = max(hold, r.cfg.Policy.PeakHold)
 	}
-}
-
-func (r *Recommender) recentSurprises() int {
-	n := 0
-	for _, at := range r.surprises {
-		if r.seen-at <= r.peaks.keep {
-			n++
-		}
+	if r.oomFloor > 0 && t.Sub(r.oomAt) > hold {
+		r.oomFloor, r.oomCut, r.ooms = 0, 0, 0
 	}
-	return n
 }
 
 // countWindowPeak keeps the histogram as the Vertical Pod Autoscaler would: one
@@ -230,12 +215,11 @@ func (r *Recommender) countWindowPeak(t time.Time, v float64) {
 // memoryTarget is what the history alone asks for, in bytes.
 type memoryTarget struct {
 	level, typical, headroom, floor float64
-	surprises                       int
 }
 
 func (r *Recommender) historyTarget() memoryTarget {
-	m := memoryTarget{level: r.peaks.level(), typical: r.peaks.usual(), floor: r.oomFloor, surprises: r.recentSurprises()}
-	m.headroom = r.cfg.Policy.headroom(m.level, m.typical, r.peaks.observed(), m.surprises)
+	m := memoryTarget{level: r.peaks.level(), typical: r.peaks.usual(), floor: r.oomFloor}
+	m.headroom = r.cfg.Policy.headroom(m.level, m.typical, r.peaks.observed())
 	return m
 }
 
@@ -246,6 +230,17 @@ func (r *Recommender) modelInput() ModelInput {
 		Watchers: r.watchers.highest(), WatchStreams: r.streams.highest(), Burst: r.burst.highest(),
 		SteadyAnon: math.NaN(), AnonPeak: math.NaN(), DBPerDay: r.dbInUse.growth(),
 		HorizonDays: r.cfg.Horizon.Hours() / 24, FileShare: r.cfg.FileShare, NodeMemory: math.NaN(), Volume: math.NaN(),
+	}
+	if k := r.keyspace; k != nil {
+		in.KeyBytes, in.KeyWords = k.MeanKey(), k.words()
+		if !known(in.Drivers.Keys) {
+			in.Drivers.Keys = k.Keys()
+		}
+		// Two censuses tell the growth sooner than three days of history, which
+		// has what is written over in it and is better once it is there.
+		if !known(in.DBPerDay) {
+			in.DBPerDay = k.BytesPerDay()
+		}
 	}
 	if r.cfg.Members > 0 {
 		in.Members = float64(r.cfg.Members)

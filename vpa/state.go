@@ -31,27 +31,26 @@ var (
 
 // state is the checkpoint file.
 type state struct {
-	Version   int                 `json:"version"`
-	Member    string              `json:"member"`
-	Written   time.Time           `json:"written"`
-	CPU       HistogramCheckpoint `json:"cpuHistogram"`
-	Memory    HistogramCheckpoint `json:"memoryHistogram"`
-	Window    windowPeak          `json:"window"`
-	Peaks     map[string][]point  `json:"peaks"`
-	Seen      int                 `json:"seen"`
-	Surprises []int               `json:"surprises"`
-	Steady    bool                `json:"anonymous"`
-	OOMFloor  float64             `json:"oomFloorBytes"`
-	OOMAt     time.Time           `json:"oomAt,omitzero"`
-	OOMs      int                 `json:"oomsInHold"`
-	Events    []OOMEvent          `json:"oomKills"`
-	Limit     band                `json:"limit"`
-	Request   band                `json:"request"`
-	CPUBand   band                `json:"cpuRequest"`
-	First     time.Time           `json:"firstSampleStart"`
-	Last      time.Time           `json:"lastSampleStart"`
-	Samples   int                 `json:"totalSamplesCount"`
-	End       string              `json:"end"` // the last field: a torn file has none
+	Version  int                 `json:"version"`
+	Member   string              `json:"member"`
+	Written  time.Time           `json:"written"`
+	CPU      HistogramCheckpoint `json:"cpuHistogram"`
+	Memory   HistogramCheckpoint `json:"memoryHistogram"`
+	Window   windowPeak          `json:"window"`
+	Peaks    map[string][]point  `json:"peaks"`
+	Steady   bool                `json:"anonymous"`
+	OOMFloor float64             `json:"oomFloorBytes"`
+	OOMCut   float64             `json:"oomCutBytes"`
+	OOMAt    time.Time           `json:"oomAt,omitzero"`
+	OOMs     int                 `json:"oomsInHold"`
+	Events   []OOMEvent          `json:"oomKills"`
+	Limit    band                `json:"limit"`
+	Request  band                `json:"request"`
+	CPUBand  band                `json:"cpuRequest"`
+	First    time.Time           `json:"firstSampleStart"`
+	Last     time.Time           `json:"lastSampleStart"`
+	Samples  int                 `json:"totalSamplesCount"`
+	End      string              `json:"end"` // the last field: a torn file has none
 }
 
 const stateEnd = "end"
@@ -69,8 +68,8 @@ func (r *Recommender) named() map[string]*peaks {
 func (r *Recommender) Save(w io.Writer) error {
 	s := state{
 		Version: stateVersion, Member: r.member, Written: r.last, CPU: r.cpu.Checkpoint(), Memory: r.memory.Checkpoint(),
-		Window: r.window, Peaks: map[string][]point{}, Seen: r.seen, Surprises: r.surprises, Steady: r.steady,
-		OOMFloor: r.oomFloor, OOMAt: r.oomAt, OOMs: r.ooms, Events: r.events, Limit: r.band, Request: r.request,
+		Window: r.window, Peaks: map[string][]point{}, Steady: r.steady,
+		OOMFloor: r.oomFloor, OOMCut: r.oomCut, OOMAt: r.oomAt, OOMs: r.ooms, Events: r.events, Limit: r.band, Request: r.request,
 		CPUBand: r.cpuBand, First: r.first, Last: r.last, Samples: r.samples, End: stateEnd,
 	}
 	for name, p := range r.named() {
@@ -131,12 +130,12 @@ func (r *Recommender) take(s state) error {
 	if err := errors.Join(r.cpu.Restore(s.CPU), r.memory.Restore(s.Memory)); err != nil {
 		return err
 	}
-	for _, v := range []float64{s.OOMFloor, s.Limit.Held, s.Request.Held, s.CPUBand.Held, s.Window.Peak} {
+	for _, v := range []float64{s.OOMFloor, s.OOMCut, s.Limit.Held, s.Request.Held, s.CPUBand.Held, s.Window.Peak} {
 		if !known(v) {
 			return fmt.Errorf("%v is not a size", v)
 		}
 	}
-	if s.Samples < 0 || s.Seen < 0 || s.OOMs < 0 {
+	if s.Samples < 0 || s.OOMs < 0 {
 		return errors.New("a count is negative")
 	}
 	for name, p := range r.named() {
@@ -151,8 +150,8 @@ func (r *Recommender) take(s state) error {
 		}
 		p.digest(r.cfg.Policy)
 	}
-	r.window, r.seen, r.surprises, r.steady = s.Window, s.Seen, s.Surprises, s.Steady
-	r.oomFloor, r.oomAt, r.ooms, r.events = s.OOMFloor, s.OOMAt, min(s.OOMs, 2), s.Events
+	r.window, r.steady = s.Window, s.Steady
+	r.oomFloor, r.oomCut, r.oomAt, r.ooms, r.events = s.OOMFloor, s.OOMCut, s.OOMAt, min(s.OOMs, 2), s.Events
 	r.band, r.request, r.cpuBand = s.Limit, s.Request, s.CPUBand
 	r.first, r.last, r.samples = s.First, s.Last, s.Samples
 	return nil

@@ -60,7 +60,6 @@ func (r *Recommender) RestoreCheckpointStatus(s CheckpointStatus) error {
 	r.samples += s.TotalSamplesCount
 	if peak := r.memory.Percentile(1); peak > 0 && len(r.peaks.windows) == 0 && !s.LastSampleStart.IsZero() {
 		r.peaks.add(s.LastSampleStart, peak, r.cfg.Policy)
-		r.seen++
 	}
 	return nil
 }

@@ -7,14 +7,17 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
+	"github.com/etcdkeeper/etcdkeeper/census"
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/config"
+	"github.com/etcdkeeper/etcdkeeper/daemon"
 	"github.com/etcdkeeper/etcdkeeper/internal/atomicfile"
 	"github.com/etcdkeeper/etcdkeeper/vpa"
 )
@@ -26,6 +29,7 @@ type vpaRecommendFlags struct {
 	instance, since              string
 	observe                      time.Duration
 	proc, cgroup, checkpointFile string
+	censuses                     []string
 	target                       vpa.Target
 }
 
@@ -41,6 +45,7 @@ func newVPARecommendCmd(a *app) *cobra.Command {
 
 It takes the history of the daemon's state directory, of Prometheus, or of a VerticalPodAutoscalerCheckpoint, and
 samples that it takes itself from etcd's metrics and, with a shared process namespace, from /proc and the cgroup.
+A census tells how long the keys are and whose; two of them, how fast their bytes grow.
 With little history the confidence is low, and it says so.`,
 		Example: `  etcdkeeper vpa recommend --prometheus http://prometheus:9090 --selector 'job="etcd"' --instance 10.0.0.1:2381
   etcdkeeper vpa recommend --format patch | kubectl patch pod -n kube-system etcd-cp1 --subresource resize --patch-file /dev/stdin
@@ -63,6 +68,7 @@ With little history the confidence is low, and it says so.`,
 	fs.StringVar(&f.proc, "proc", "/proc", "where etcd's process is looked for; empty: not at all")
 	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup v2 folder of the etcd container, where it is not found by its process")
 	fs.StringVar(&f.checkpointFile, "vpa-checkpoint", "", "VerticalPodAutoscalerCheckpoint (JSON or YAML) to take history from")
+	fs.StringArrayVar(&f.censuses, "census", nil, "census written by 'etcdkeeper census -w json', for the index; given twice, for the growth too")
 	fs.StringVar(&f.target.Namespace, "namespace", "kube-system", "namespace in what --format writes")
 	fs.StringVar(&f.target.Kind, "target-kind", "Pod", "kind in what --format writes: Pod, StatefulSet, Deployment or DaemonSet")
 	fs.StringVar(&f.target.Name, "target-name", "etcd", "name in what --format writes")
@@ -85,6 +91,8 @@ func (f vpaRecommendFlags) check() (since time.Duration, err error) {
 		return 0, usagef("--propose goes with --format manifest")
 	case f.propose && f.out != "":
 		return 0, usagef("--propose names the file itself: leave --out away")
+	case len(f.censuses) > 2:
+		return 0, usagef("--census: want one file, or two that show the growth, got %d", len(f.censuses))
 	case f.observe < 0 || f.observe > time.Hour:
 		return 0, usagef("--observe %s: want 0s to 1h", f.observe)
 	}
@@ -128,10 +136,15 @@ func (a *app) vpaRecommend(cmd *cobra.Command, f vpaRecommendFlags) error {
 	if err != nil {
 		return err
 	}
+	censuses, err := readKeyspace(s, f.censuses)
+	if err != nil {
+		return err
+	}
 	sources, err := a.vpaHistory(ctx, s, f, since)
 	if err != nil {
 		return err
 	}
+	sources = append(sources, censuses...)
 	rec := s.Recommend(ctx)
 	if f.format == "" {
 		answer := vpaAnswer{rec, sources}
@@ -228,6 +241,32 @@ func (a *app) vpaHistory(ctx context.Context, s *vpa.Sizer, f vpaRecommendFlags,
 	return nil, &vpa.NoSourceError{Reports: reports}
 }
 
+// readKeyspace tells the sizer what the censuses found.
+func readKeyspace(s *vpa.Sizer, files []string) ([]vpa.SourceReport, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	var taken []*census.Census
+	for _, file := range files {
+		c, err := readCensus(file)
+		if err != nil {
+			return nil, err
+		}
+		taken = append(taken, c)
+	}
+	slices.SortFunc(taken, func(a, b *census.Census) int { return a.Taken.Compare(b.Taken) })
+	var series census.Series
+	for _, c := range taken {
+		series.Add(c)
+	}
+	latest := taken[len(taken)-1]
+	s.SetKeyspace(daemon.Keyspace(latest, series.Growth(-1)))
+	return []vpa.SourceReport{{
+		Name: "census", OK: true,
+		Gives: fmt.Sprintf("%d keys, their lengths and whose they are, at %s; no memory", latest.Keys, latest.Taken.Format(time.RFC3339)),
+	}}, nil
+}
+
 func restoreCheckpointFile(s *vpa.Sizer, path string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -269,6 +308,7 @@ func vpaTable(w io.Writer, r vpaAnswer) error {
 		{"memory request", size(r.Memory.Request.Bytes), r.Memory.Request.Words},
 		{"memory limit", size(r.Memory.Limit.Bytes), r.Memory.Limit.Words},
 		{"bounds", size(r.Memory.Lower) + " – " + size(r.Memory.Upper), "a limit below the first grows at once, one above the second may shrink"},
+		{"live heap", size(r.LiveHeap.Bytes), r.LiveHeap.Words},
 		{"GOMEMLIMIT", size(r.GoMemLimit.Bytes), r.GoMemLimit.Words},
 		{"quota", size(r.Quota.Bytes), r.Quota.Words},
 		{"volume", size(r.Volume.Bytes), r.Volume.Words},

@@ -65,6 +65,9 @@ func run(w io.Writer, usage, svg, recordings string) error {
 			return err
 		}
 	}
+	if err := runShapes(w); err != nil {
+		return err
+	}
 	if recordings != "" {
 		return runRecordings(w, recordings)
 	}
@@ -178,7 +181,7 @@ func drawCurves(w io.Writer, all []vpa.UsageSeries, o vpa.ReplayOptions) ([]curv
 		return nil
 	}
 	err := errors.Join(
-		trace("etcdkeeper", []float64{40, 80, 120, 140, 165, 180, 200, 250, 300, 400, 600}, "an OOM kill costs %.0f GiB·h", func(v float64) func(string) (vpa.Limiter, error) {
+		trace("etcdkeeper", []float64{40, 80, 120, 140, 155, 170, 185, 200, 250, 300, 400, 600}, "an OOM kill costs %.0f GiB·h", func(v float64) func(string) (vpa.Limiter, error) {
 			cfg := vpa.DefaultConfig()
 			cfg.Policy.OOMCostGiBHours = v
 			return ours(cfg)
