@@ -49,7 +49,7 @@ vet:
 staticcheck:
 	path=$$($(GO) run ./test/prebuild -path staticcheck staticcheck) && "$$path" ./...
 
-# Builds etcd, Kubernetes, helm and kustomize once, so that no test waits for it.
+# Builds etcd, Kubernetes and the tools once, so that no test waits for it.
 prebuild:
 	$(GO) run ./test/prebuild
 

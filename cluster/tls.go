@@ -35,15 +35,22 @@ func (t *tlsFiles) config() (*tls.Config, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var stamp strings.Builder
-	for _, f := range []string{t.ca, t.cert, t.key} {
-		if f == "" {
+	var unread []error
+	for _, f := range []struct{ key, flag, path string }{
+		{"etcd.cacert", "--cacert", t.ca}, {"etcd.cert", "--cert", t.cert}, {"etcd.key", "--key", t.key},
+	} {
+		if f.path == "" {
 			continue
 		}
-		info, err := os.Stat(f)
+		info, err := statReadable(f.path)
 		if err != nil {
-			return nil, fmt.Errorf("read TLS file: %w", err)
+			unread = append(unread, fmt.Errorf("%s (%s): %w", f.key, f.flag, explainFile(err)))
+			continue
 		}
 		fmt.Fprintf(&stamp, "%d %d;", info.Size(), info.ModTime().UnixNano())
+	}
+	if err := errors.Join(unread...); err != nil {
+		return nil, err
 	}
 	if t.cfg != nil && stamp.String() == t.stamp {
 		return t.cfg, nil
@@ -68,6 +75,27 @@ func (t *tlsFiles) config() (*tls.Config, error) {
 	}
 	t.cfg, t.stamp = cfg, stamp.String()
 	return cfg, nil
+}
+
+// statReadable opens the file, since a file that may not be read can be looked up.
+func statReadable(path string) (os.FileInfo, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Stat()
+}
+
+// explainFile adds what to do about a file that cannot be read.
+func explainFile(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w (give the path as this process sees it: in a container, that of the mounted volume)", err)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w (this process runs as user %d, which may not read it: run it as the file's owner, or give it a certificate of its own)", err, os.Getuid())
+	}
+	return err
 }
 
 // dialTLS opens a TLS connection for HTTP.

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// suggest asks ": did you mean X?" with the known name nearest to name, or lists the known names where none is near and
-// they are few.
+// suggest asks ": did you mean X?" with the known name nearest to name. Where none is near, the key may be of another
+// version: it lists the known names where they are few, else it says what does.
 func suggest(prefix, name string, known []string) string {
 	if near := Nearest(name, known); near != "" {
 		return fmt.Sprintf(": did you mean %s%s?", prefix, near)
@@ -17,7 +17,7 @@ func suggest(prefix, name string, known []string) string {
 		slices.Sort(sorted)
 		return ": known here are " + strings.Join(sorted, ", ")
 	}
-	return ""
+	return ": 'etcdkeeper config print' lists the keys of this version"
 }
 
 // Nearest is the one of known that name was probably meant to be; "" where none is near.

@@ -188,6 +188,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.log.Info("etcdkeeper runs", "version", d.o.Version, "endpoints", first.config.Etcd.Endpoints, "tasks", taskNames(first.tasks))
 	d.ready.set(true)
 	d.notify(systemd.SdNotifyReady)
+	alive, stopAlive := context.WithCancel(context.WithoutCancel(ctx))
+	serving.Go(func() { d.watchdog(alive) })
 
 	select {
 	case <-ctx.Done():
@@ -208,6 +210,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	for _, s := range servers {
 		err = errors.Join(err, s.stop())
 	}
+	stopAlive()
 	serving.Wait()
 	d.log.Info("stopped")
 	return err

@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"context"
 	"sync/atomic"
+	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 )
@@ -22,4 +24,24 @@ func (d *Daemon) notify(state string) {
 // notifyReloading tells systemd's Type=notify-reload that, and when, a reload began.
 func (d *Daemon) notifyReloading() {
 	d.notify(systemd.SdNotifyReloading + "\n" + systemd.SdNotifyMonotonicUsec())
+}
+
+// watchdog gives systemd the sign of life that WatchdogSec= asks for, twice in its time, until ctx ends. The state of
+// the tasks is looked at each time: a daemon that is locked up gives none. It says nothing of etcd.
+func (d *Daemon) watchdog(ctx context.Context) {
+	every, err := systemd.SdWatchdogEnabled(false)
+	if err != nil || every <= 0 {
+		return
+	}
+	ticker := time.NewTicker(every / 2)
+	defer ticker.Stop()
+	for {
+		d.log.Debug("sign of life for systemd", "running", d.runningTasks())
+		d.notify(systemd.SdNotifyWatchdog)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }

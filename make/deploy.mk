@@ -20,19 +20,21 @@ deploy-check:
 
 PLATFORMS ?= linux/amd64 linux/arm64 linux/ppc64le linux/s390x darwin/amd64 darwin/arm64
 
+DIST ?= dist
+
 # The binaries are reproducible: -trimpath, no VCS stamp but what LDFLAGS say, and the date is the commit's.
 release:
-	rm -rf dist && mkdir -p dist
+	rm -rf "$(DIST)" && mkdir -p "$(DIST)"
 	set -e; for p in $(PLATFORMS); do \
-	  os=$${p%/*} arch=$${p#*/}; name=etcdkeeper-$(VERSION)-$$os-$$arch; mkdir -p dist/$$name; \
+	  os=$${p%/*} arch=$${p#*/}; name=etcdkeeper-$(VERSION)-$$os-$$arch; mkdir -p "$(DIST)/$$name"; \
 	  echo "$$name"; \
-	  CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o dist/$$name/etcdkeeper ./cmd/etcdkeeper; \
-	  cp LICENSE dist/$$name/; \
-	  $(GO) run ./test/sbom -binary dist/$$name/etcdkeeper -version "$(VERSION)" -created "$(DATE)" > dist/$$name.spdx.json; \
-	  tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="$(DATE)" -C dist -cf - $$name | gzip -n > dist/$$name.tar.gz; \
-	  rm -r dist/$$name; \
+	  CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o "$(DIST)/$$name/etcdkeeper" ./cmd/etcdkeeper; \
+	  cp LICENSE "$(DIST)/$$name/"; \
+	  $(GO) run ./test/sbom -binary "$(DIST)/$$name/etcdkeeper" -version "$(VERSION)" -created "$(DATE)" > "$(DIST)/$$name.spdx.json"; \
+	  tar --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="$(DATE)" -C "$(DIST)" -cf - $$name | gzip -n > "$(DIST)/$$name.tar.gz"; \
+	  rm -r "$(DIST)/$$name"; \
 	done
-	cd dist && sha256sum *.tar.gz *.spdx.json > SHA256SUMS
+	cd "$(DIST)" && sha256sum *.tar.gz *.spdx.json > SHA256SUMS
 
 IMAGE ?= etcdkeeper/etcdkeeper:$(VERSION)
 IMAGE_PLATFORMS ?= linux/amd64,linux/arm64

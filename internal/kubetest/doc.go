@@ -23,8 +23,8 @@ const (
 	logTail      = 60
 )
 
-// Binary returns the path of kube-apiserver, kube-controller-manager or
-// kubectl. The first use on a machine builds them, in about five minutes.
+// Binary returns the path of kube-apiserver, kube-controller-manager, kubectl or
+// kubeadm. The first use on a machine builds them, in about five minutes.
 func Binary(tb TB, program string) string {
 	tb.Helper()
 	testproc.RequireReal(tb)

@@ -25,7 +25,7 @@ func Etcd() map[string]Module {
 	return all
 }
 
-// Kubernetes builds the API server, the controller manager and kubectl. Their
+// Kubernetes builds the API server, the controller manager, kubectl and kubeadm. Their
 // version is stamped as a release's build would: kubectl refuses a server
 // whose version it cannot read.
 func Kubernetes() Module {
@@ -35,6 +35,7 @@ func Kubernetes() Module {
 		Programs: map[string]string{
 			"kube-apiserver":          "k8s.io/kubernetes/cmd/kube-apiserver",
 			"kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+			"kubeadm":                 "k8s.io/kubernetes/cmd/kubeadm",
 			"kubectl":                 "k8s.io/kubernetes/cmd/kubectl",
 		},
 		LDFlags: fmt.Sprintf("-X %[1]s.gitVersion=v1.36.3 -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=36 -X %[1]s.gitTreeState=clean", version),
@@ -46,7 +47,10 @@ func tools() map[string]Module {
 	all := map[string]Module{}
 	for name, pkg := range map[string]string{
 		"helm":        "helm.sh/helm/v3/cmd/helm",
+		"jsonnet":     "github.com/google/go-jsonnet/cmd/jsonnet",
+		"ko":          "github.com/google/ko",
 		"kustomize":   "sigs.k8s.io/kustomize/kustomize/v5",
+		"spdx":        ".",
 		"staticcheck": "honnef.co/go/tools/cmd/staticcheck",
 	} {
 		all[name] = Module{Dir: "test/tools/" + name, Programs: map[string]string{name: pkg}}
@@ -65,7 +69,7 @@ func Modules() map[string]Module {
 	return all
 }
 
-// Tool returns the path of helm, kustomize or staticcheck of the version that
+// Tool returns the path of one of the tools under test/tools, such as helm, of the version that
 // its module under test/tools pins. The first use on a machine builds it.
 func Tool(tb TB, name string) string {
 	tb.Helper()

@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -289,70 +288,6 @@ func wantDashboardAnswered(t *testing.T, base string) {
 				}
 				return err
 			})
-		}
-	}
-}
-
-// A native sidecar starts before etcd does, and etcd is not started before the sidecar has started: it must come up
-// without etcd, wait for it, and see it when it is there. SIGTERM ends it in order.
-func TestSidecar_StartsBeforeEtcd(t *testing.T) {
-	etcd := etcdtest.Start(t, etcdtest.Options{Versions: []string{etcdtest.V37}})
-	path := binary(t)
-	etcd.Members[0].Stop(t)
-	k := startKeeper(t, path, "keeper", "--endpoints", etcd.Endpoints()[0])
-	for _, probe := range []string{"/livez", "/readyz"} {
-		within(t, probe+" without etcd", func() error {
-			code, body, err := get("http://" + k.probes + probe)
-			if err == nil && code != http.StatusOK {
-				err = fmt.Errorf("HTTP %d: %s", code, body)
-			}
-			return err
-		})
-	}
-	if !k.process.Running() {
-		t.Fatalf("the keeper ended without etcd:\n%s", k.process.LogTail(20))
-	}
-	etcd.Members[0].Start(t)
-	within(t, "the member is seen", func() error {
-		_, metrics, err := get("http://" + k.listen + "/metrics")
-		if err == nil && !strings.Contains(metrics, `etcdkeeper_member_reachable{member="m0"} 1`) {
-			err = fmt.Errorf("not reachable yet: %s", k.process.LogTail(3))
-		}
-		return err
-	})
-	if err := k.process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-k.process.Done():
-		if err := k.process.Err(); err != nil {
-			t.Errorf("SIGTERM: %v\n%s", err, k.process.LogTail(20))
-		}
-	case <-time.After(patience):
-		t.Errorf("SIGTERM did not end the keeper:\n%s", k.process.LogTail(20))
-	}
-}
-
-// What an operator gets wrong on the first day is said with the file's name and the exit code of bad input.
-func TestKeeper_BadInput(t *testing.T) {
-	testproc.RequireReal(t)
-	path := binary(t)
-	older := filepath.Join(t.TempDir(), "older.yaml")
-	if err := os.WriteFile(older, []byte("etcd:\n  endpoint: [127.0.0.1:2379]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name string
-		args []string
-		want string
-	}{
-		{"missing certificate", []string{"status", "--endpoints", "https://127.0.0.1:1", "--cacert", "/does/not/exist.crt"}, "/does/not/exist.crt"},
-		{"a key that was renamed", []string{"config", "validate", "--config", older}, "endpoints"},
-		{"missing configuration", []string{"run", "--config", "/does/not/exist.yaml"}, "/does/not/exist.yaml"},
-	} {
-		out, err := run(t, nil, path, tt.args...)
-		if err == nil || !strings.Contains(out, tt.want) {
-			t.Errorf("%s: got %v, want an error that names %s:\n%s", tt.name, err, tt.want, out)
 		}
 	}
 }

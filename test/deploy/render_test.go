@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/yaml"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
@@ -29,10 +29,15 @@ const chart = "deploy/helm/etcdkeeper"
 // run runs a program in the repository's root.
 func run(t *testing.T, env []string, program string, args ...string) (string, error) {
 	t.Helper()
+	return runIn(t, root, env, program, args...)
+}
+
+func runIn(t *testing.T, dir string, env []string, program string, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Dir = root
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
 	var errout strings.Builder
 	cmd.Stderr = &errout
@@ -47,6 +52,13 @@ func mustRun(t *testing.T, env []string, program string, args ...string) string 
 		t.Fatalf("%s %s: %v\n%s", filepath.Base(program), strings.Join(args, " "), err, out)
 	}
 	return out
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // helm is the program and an environment in which it leaves nothing outside of the test's directory.
@@ -152,53 +164,71 @@ func renderings(t *testing.T) map[string]string {
 	out["helm example"] = mustRun(t, env, program, "template", "etcd", dir+"/examples/etcd", "-n", "etcd", "--kube-version", "1.36.3")
 	out["kustomize example"] = mustRun(t, nil, testproc.Tool(t, "kustomize"), "build", "deploy/kustomize/examples/etcd")
 	for _, dir := range []string{"patches", "patches-nonroot"} {
-		out["kubeadm "+dir] = patchedStaticPod(t, dir)
+		out["kubeadm "+dir] = staticPod(t, dir)
 	}
 	return out
 }
 
-// patchedStaticPod is kubeadm's static pod with the shipped patch, merged as kubeadm merges it.
-func patchedStaticPod(t *testing.T, dir string) string {
+// staticPod is the manifest of etcd that kubeadm itself writes, with the patches of that directory, "" for none.
+func staticPod(t *testing.T, patches string) string {
 	t.Helper()
-	pod, err := os.ReadFile("testdata/kubeadm-etcd.yaml")
-	if err != nil {
-		t.Fatal(err)
+	testproc.RequireReal(t)
+	dir := t.TempDir()
+	config := `apiVersion: kubeadm.k8s.io/v1beta4
+kind: InitConfiguration
+localAPIEndpoint: {advertiseAddress: 192.0.2.10}
+nodeRegistration: {name: control-plane-1, criSocket: unix:///run/containerd/containerd.sock}
+%s---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+kubernetesVersion: v1.36.3
+`
+	named := ""
+	if patches != "" {
+		absolute, err := filepath.Abs(root + "deploy/kubeadm/" + patches)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named = fmt.Sprintf("patches: {directory: %q}\n", absolute)
 	}
-	original, err := yaml.YAMLToJSON(pod)
+	config = fmt.Sprintf(config, named)
+	write(t, filepath.Join(dir, "config.yaml"), config)
+	args := []string{"init", "phase", "etcd", "local", "--dry-run", "--config", filepath.Join(dir, "config.yaml")}
+	out, err := runIn(t, ".", []string{"KUBEADM_INIT_DRYRUN_DIR=" + dir}, kubetest.Binary(t, "kubeadm"), args...)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("kubeadm %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	patch, err := yaml.YAMLToJSON(read(t, "deploy/kubeadm/"+dir+"/etcd+strategic.yaml"))
-	if err != nil {
-		t.Fatal(err)
+	if applied := strings.Contains(out, `Applied patch of type "application/strategic-merge-patch+json" to target "etcd"`); applied != (patches != "") {
+		t.Errorf("kubeadm applied a patch: %v\n%s", applied, out)
 	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, corev1.Pod{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := yaml.JSONToYAML(merged)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(out)
+	return readFile(t, filepath.Join(dir, "etcd.yaml"))
 }
 
-// The way of README.md for nodes that exist gives what kubeadm's own merge gives.
+// The way of README.md for nodes that exist gives what kubeadm itself gives, and both leave etcd's container as it is.
 func TestKubeadm_PatchByKubectl(t *testing.T) {
 	testproc.RequireReal(t)
 	kubectl := kubetest.Binary(t, "kubectl")
+	plain := filepath.Join(t.TempDir(), "etcd.yaml")
+	write(t, plain, staticPod(t, ""))
+	var before corev1.Pod
+	if err := yaml.UnmarshalStrict([]byte(readFile(t, plain)), &before); err != nil {
+		t.Fatal(err)
+	}
 	for _, dir := range []string{"patches", "patches-nonroot"} {
-		out := mustRun(t, nil, kubectl, "patch", "--local", "-f", "test/deploy/testdata/kubeadm-etcd.yaml", "--type", "strategic",
+		out := mustRun(t, nil, kubectl, "patch", "--local", "-f", plain, "--type", "strategic",
 			"--patch-file", "deploy/kubeadm/"+dir+"/etcd+strategic.yaml", "-o", "yaml")
 		var got, want corev1.Pod
 		if err := yaml.UnmarshalStrict([]byte(out), &got); err != nil {
 			t.Fatal(err)
 		}
-		if err := yaml.UnmarshalStrict([]byte(patchedStaticPod(t, dir)), &want); err != nil {
+		if err := yaml.UnmarshalStrict([]byte(staticPod(t, dir)), &want); err != nil {
 			t.Fatal(err)
 		}
 		if d := cmp.Diff(want.Spec, got.Spec); d != "" {
-			t.Errorf("%s (-kubeadm's merge +kubectl's):\n%s", dir, d)
+			t.Errorf("%s (-kubeadm +kubectl):\n%s", dir, d)
+		}
+		if d := cmp.Diff(before.Spec.Containers, want.Spec.Containers); d != "" {
+			t.Errorf("%s changes etcd's own container (-before +after):\n%s", dir, d)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"strings"
+	"time"
 )
 
 type document struct {
@@ -74,6 +77,13 @@ func main() {
 }
 
 func run(w io.Writer, binary, version, created string) error {
+	at, err := time.Parse(time.RFC3339, created)
+	if err != nil {
+		return fmt.Errorf("-created: want a time in RFC 3339, such as git log -1 --format=%%cI prints: %w", err)
+	}
+	if version == "" {
+		return errors.New("-version: the version of the main module is missing")
+	}
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
 		return fmt.Errorf("read the build information of %s: %w", binary, err)
@@ -88,7 +98,7 @@ func run(w io.Writer, binary, version, created string) error {
 		SPDXVersion: "SPDX-2.3", DataLicense: "CC0-1.0", SPDXID: "SPDXRef-DOCUMENT",
 		Name:              filepath.Base(binary) + "-" + version,
 		DocumentNamespace: "https://" + info.Main.Path + "/spdx/" + digest,
-		CreationInfo:      creationInfo{Created: created, Creators: []string{"Tool: " + info.Main.Path + "/test/sbom"}},
+		CreationInfo:      creationInfo{Created: at.UTC().Format(time.RFC3339), Creators: []string{"Tool: " + info.Main.Path + "/test/sbom"}},
 	}
 	add := func(m *debug.Module, version string) string {
 		for m.Replace != nil {
@@ -98,7 +108,7 @@ func run(w io.Writer, binary, version, created string) error {
 		doc.Packages = append(doc.Packages, pkg{
 			SPDXID: id, Name: m.Path, VersionInfo: version, DownloadLocation: "NOASSERTION",
 			LicenseConcluded: "NOASSERTION", LicenseDeclared: "NOASSERTION", CopyrightText: "NOASSERTION",
-			ExternalRefs: []reference{{Category: "PACKAGE-MANAGER", Type: "purl", Locator: "pkg:golang/" + m.Path + "@" + version}},
+			ExternalRefs: []reference{{Category: "PACKAGE-MANAGER", Type: "purl", Locator: packageURL(m.Path, version)}},
 		})
 		return id
 	}
@@ -106,13 +116,25 @@ func run(w io.Writer, binary, version, created string) error {
 	doc.Packages[0].Checksums = []checksum{{Algorithm: "SHA256", ChecksumValue: digest}}
 	doc.Packages[0].LicenseDeclared = "Apache-2.0"
 	doc.Relationships = []relationship{{Element: doc.SPDXID, Type: "DESCRIBES", Related: main}}
-	for _, d := range append([]*debug.Module{{Path: "stdlib", Version: info.GoVersion}}, info.Deps...) {
+	for _, d := range append([]*debug.Module{{Path: stdlib, Version: info.GoVersion}}, info.Deps...) {
 		doc.Relationships = append(doc.Relationships, relationship{Element: main, Type: "DEPENDS_ON", Related: add(d, d.Version)})
 	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(doc)
 }
+
+// packageURL is the package URL of a module: its type wants the path in lower case, and a version may not hold a plus.
+// The standard library is known by its version without "go".
+func packageURL(path, version string) string {
+	if path == stdlib {
+		version = strings.TrimPrefix(version, "go")
+	}
+	return "pkg:golang/" + strings.ToLower(path) + "@" + strings.ReplaceAll(version, "+", "%2B")
+}
+
+// stdlib is the name under which vulnerability databases know the standard library.
+const stdlib = "stdlib"
 
 // unsafeID is what may not stand in an SPDX identifier.
 var unsafeID = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
