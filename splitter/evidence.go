@@ -52,6 +52,13 @@ func (f *Figure) Or(other float64) float64 {
 	return f.Value
 }
 
+func (f *Figure) source() Source {
+	if f == nil {
+		return ""
+	}
+	return f.Source
+}
+
 // ResourceEvidence is what is known of one resource's part in the cluster's load.
 type ResourceEvidence struct {
 	Resource string `json:"resource"` // plural and group, such as leases.coordination.k8s.io
@@ -62,6 +69,13 @@ type ResourceEvidence struct {
 	LeasedKeys   *Figure `json:"leasedKeys"`   // live keys that expire with an etcd lease
 	Revisions    *Figure `json:"revisions"`    // retained revisions, live ones and tombstones included
 	HistoryBytes *Figure `json:"historyBytes"` // key and value of retained revisions that are not live
+
+	// What was counted in the write-ahead log, the file's history or the watch, also where nothing tells over how long.
+	Puts     *Figure `json:"puts"`
+	PutBytes *Figure `json:"putBytes"` // key and value
+	Deletes  *Figure `json:"deletes"`  // tombstones: deleted and expired keys
+	Grants   *Figure `json:"grants"`   // of leases, first used for this resource
+	Revokes  *Figure `json:"revokes"`
 
 	WritesPerSecond     *Figure `json:"writesPerSecond"` // puts and deletes
 	WriteBytesPerSecond *Figure `json:"writeBytesPerSecond"`
@@ -109,6 +123,11 @@ type Evidence struct {
 	// Unattributed is the part of the writes that no resource could be given, per second.
 	Unattributed *Figure  `json:"unattributedWritesPerSecond"`
 	Notes        []string `json:"notes"` // what was not there, and what was cut
+}
+
+// counted is the number of writes of a resource that were counted, and whether any source counts.
+func (r ResourceEvidence) counted() (writes float64, ok bool) {
+	return r.Puts.Or(0) + r.Deletes.Or(0), r.Puts != nil
 }
 
 // resource finds or adds the evidence of one resource.
@@ -173,6 +192,11 @@ func (e *Evidence) Merge(other Evidence) {
 		keep(&r.LeasedKeys, o.LeasedKeys)
 		keep(&r.Revisions, o.Revisions)
 		keep(&r.HistoryBytes, o.HistoryBytes)
+		better(&r.Puts, o.Puts)
+		better(&r.PutBytes, o.PutBytes)
+		better(&r.Deletes, o.Deletes)
+		better(&r.Grants, o.Grants)
+		better(&r.Revokes, o.Revokes)
 		better(&r.WritesPerSecond, o.WritesPerSecond)
 		better(&r.WriteBytesPerSecond, o.WriteBytesPerSecond)
 		better(&r.CreatesPerSecond, o.CreatesPerSecond)

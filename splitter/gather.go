@@ -215,8 +215,10 @@ func (g *gatherer) watch(ctx context.Context, first look) (Evidence, error) {
 		e.RevisionsPerSecond = figure(float64(revision-first.revision)/window, FromWatch, Measured)
 	}
 	rate := func(n int64) *Figure { return figure(float64(n)/window, FromWatch, Measured) }
+	count := func(n int64) *Figure { return figure(float64(n), FromWatch, Exact) }
 	for _, r := range t.byName {
 		x := e.resource(r.Resource)
+		x.Puts, x.PutBytes, x.Deletes = count(r.Puts), count(r.PutBytes), count(r.Deletes)
 		x.WritesPerSecond, x.WriteBytesPerSecond = rate(r.Puts+r.Deletes), rate(r.PutBytes)
 		x.CreatesPerSecond, x.DeletesPerSecond = rate(r.Creates), rate(r.Deletes)
 	}

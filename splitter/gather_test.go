@@ -13,7 +13,9 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
@@ -40,6 +42,59 @@ func TestRenewTime(t *testing.T) {
 		if _, ok := renewTime([]byte(bad)); ok {
 			t.Errorf("%q: got a time", bad)
 		}
+	}
+}
+
+func TestEventTime(t *testing.T) {
+	at := func(seconds int64) metav1.Time { return metav1.NewTime(time.Unix(1_700_000_000+seconds, 0)) }
+	for name, c := range map[string]struct {
+		event corev1.Event
+		want  int64
+	}{
+		"created":                {corev1.Event{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: at(5)}}, 5},
+		"seen again":             {corev1.Event{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: at(5)}, FirstTimestamp: at(4), LastTimestamp: at(90)}, 90},
+		"of the newer group":     {corev1.Event{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: at(5)}, EventTime: metav1.NewMicroTime(at(6).Time)}, 6},
+		"a series of that group": {corev1.Event{EventTime: metav1.NewMicroTime(at(6).Time), Series: &corev1.EventSeries{Count: 9, LastObservedTime: metav1.NewMicroTime(at(300).Time)}}, 300},
+	} {
+		raw, err := c.event.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := eventTime(inStorage(raw)); !ok || got.Unix() != 1_700_000_000+c.want {
+			t.Errorf("%s: got %v %v, want %d", name, got, ok, c.want)
+		}
+	}
+	for _, bad := range []string{"", "k8s\x00", `{"kind":"Event"}`, "k8s:enc:aescbc:v1:key:xxxxxxxx"} {
+		if _, ok := eventTime([]byte(bad)); ok {
+			t.Errorf("%q: got a time", bad)
+		}
+	}
+}
+
+// inStorage wraps an object as kube-apiserver stores it.
+func inStorage(raw []byte) []byte {
+	return append([]byte("k8s\x00"), protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), raw)...)
+}
+
+// Where nothing renews a Lease, the events' own times tell how long a log is.
+func TestWriteClock(t *testing.T) {
+	var c writeClock
+	event := func(seconds int64) []byte {
+		raw, err := (&corev1.Event{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Unix(seconds, 0)}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return inStorage(raw)
+	}
+	c.see("events", event(1000), 10)
+	c.see("events", event(1100), 110)
+	if w, ok := c.window(0, 200); !ok || w != 200*time.Second {
+		t.Errorf("got %v %v, want 200s", w, ok)
+	}
+	c.see("leases.coordination.k8s.io", []byte(leaseValue(t, time.Unix(1000, 0))), 10)
+	c.see("leases.coordination.k8s.io", []byte(leaseValue(t, time.Unix(1050, 0))), 110)
+	if w, ok := c.window(0, 200); !ok || w != 100*time.Second {
+		t.Errorf("with Leases: got %v %v, want 1m40s", w, ok)
 	}
 }
 
@@ -104,6 +159,9 @@ func TestGather(t *testing.T) {
 		if k := e.find("events").Keys.Or(0); k != 122 {
 			t.Errorf("got %g events", k)
 		}
+		if s := e.find("secrets"); s.Puts.Or(0) != 61 || s.Deletes.Or(0) != 61 || s.PutBytes.Or(0) != 61*float64(900+len("/registry/secrets/ci/s")) {
+			t.Errorf("got %+v, %+v and %+v of secrets", s.Puts, s.Deletes, s.PutBytes)
+		}
 		if e.find("policies.kyverno.io").Movable || !e.find("events").Movable || !e.find("leases.coordination.k8s.io").Movable {
 			t.Error("movable is wrong")
 		}
@@ -164,6 +222,26 @@ func TestGather(t *testing.T) {
 			t.Errorf("got notes %q", e.Notes)
 		}
 	})
+	t.Run("encrypted log", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "member", "wal")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		noise := make([]byte, 64<<10)
+		for i := range noise {
+			noise[i] = byte(i * 7919 >> 3)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "0000000000000000-0000000000000000.wal"), noise, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e, err := Gather(context.Background(), cl, GatherOptions{DataDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if notes := strings.Join(e.Notes, " "); !strings.Contains(notes, "write-ahead log") || e.find("pods").Puts != nil {
+			t.Errorf("got notes %q and %+v puts", notes, e.find("pods").Puts)
+		}
+	})
 	t.Run("snapshot", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "snapshot.db")
 		snapshot(t, c, path)
@@ -179,6 +257,9 @@ func TestGather(t *testing.T) {
 		s := e.find("secrets")
 		if s.Keys.Or(0) != 0 || s.Revisions.Or(0) != 2*n || s.DeletesPerSecond.Or(0)*e.WindowSeconds.Or(0) < n-0.01 {
 			t.Errorf("got secrets %+v", s)
+		}
+		if s.Puts.Or(0) != n || s.Deletes.Or(0) != n {
+			t.Errorf("got %+v puts and %+v tombstones of secrets, want %g", s.Puts, s.Deletes, n)
 		}
 	})
 	t.Run("snapshot without history", func(t *testing.T) {

@@ -37,21 +37,18 @@ type PlanOptions struct {
 	Resources  []string
 	Installer  Installer
 	Hosts      []Host
-	ClientPort int
-	PeerPort   int
+	OnMain     bool   // Hosts are main's own machines
+	ClientPort int    // 0: the installer's
+	PeerPort   int    // 0: the installer's
 	Version    string // of etcd, main's
 	MainURLs   []string
-	DataDir    string // of the new members; "": beside main's
-	PKIDir     string // where CA, server and peer certificate are on the hosts
+	DataDir    string // of the new members; "": the installer's
+	PKIDir     string // where CA, server and peer certificate are on the hosts; "": the installer's
 }
 
-// Defaults of PlanOptions. kubespray's ports for its events cluster; kubeadm's directories.
 const (
-	DefaultShardClientPort = 2383
-	DefaultShardPeerPort   = 2382
-	shardMetricsPort       = 2385
-	DefaultPKIDir          = "/etc/kubernetes/pki/etcd"
-	defaultEtcdVersion     = "3.6.16"
+	shardMetricsPort   = 2385
+	defaultEtcdVersion = "3.6.16"
 )
 
 // Plan is a split that can be carried out. It is data: WriteTo makes the files of it.
@@ -84,6 +81,8 @@ type Plan struct {
 	Rolling        bool       `json:"rolling"` // API servers are restarted one by one; else all are stopped together
 	Notes          []string   `json:"notes"`
 	Findings       []Finding  `json:"findings"` // of the linter, about the override
+
+	way way
 }
 
 const planVersion = 1
@@ -94,15 +93,16 @@ func NewPlan(e Evidence, p Policy, o PlanOptions) (*Plan, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	var moved []GroupResource
-	for _, r := range o.Resources {
-		gr, ok := ParseResource(r)
-		if !ok {
-			return nil, fmt.Errorf("resource %q: overrides move only what kube-apiserver itself stores, such as events, leases or pods", r)
-		}
-		if !slices.Contains(moved, gr) {
-			moved = append(moved, gr)
-		}
+	moved, err := movedResources(o.Resources)
+	if err != nil {
+		return nil, err
+	}
+	way, err := wayOf(o.Installer, moved)
+	if err != nil {
+		return nil, err
+	}
+	if err := way.settle(&o); err != nil {
+		return nil, err
 	}
 	plan := &Plan{Version: planVersion, Installer: o.Installer, Hosts: o.Hosts, MainServers: o.MainURLs, EtcdVersion: o.Version,
 		PKIDir: o.PKIDir, ClientPort: o.ClientPort, PeerPort: o.PeerPort, EventTTL: e.EventTTL.Or(p.EventTTL.Seconds()),
@@ -113,12 +113,14 @@ func NewPlan(e Evidence, p Policy, o PlanOptions) (*Plan, error) {
 		plan.Resources = append(plan.Resources, gr.String())
 		plan.Rolling = plan.Rolling && gr == Events
 	}
-	plan.Name = "etcd-" + moved[0].Resource
-	plan.DataDir = o.DataDir
+	plan.Name, plan.DataDir = "etcd-"+moved[0].Resource, o.DataDir
 	if plan.DataDir == "" {
 		plan.DataDir = "/var/lib/" + plan.Name
 	}
-	plan.Token = plan.Name + "-1"
+	plan.Token, plan.way = way.token, way
+	if plan.Token == "" {
+		plan.Token = plan.Name + "-1"
+	}
 	var overrides []Override
 	var initial []string
 	for _, h := range o.Hosts {
@@ -126,12 +128,20 @@ func NewPlan(e Evidence, p Policy, o PlanOptions) (*Plan, error) {
 		initial = append(initial, fmt.Sprintf("%s=https://%s", plan.member(h), hostPort(h.Address, o.PeerPort)))
 	}
 	plan.InitialCluster = strings.Join(initial, ",")
+	servers := plan.ShardServers
+	if way.loopback {
+		servers = []string{fmt.Sprintf("https://127.0.0.1:%d", o.ClientPort)}
+	}
 	for _, gr := range moved {
-		overrides = append(overrides, Override{Resource: gr.String(), Servers: plan.ShardServers})
+		overrides = append(overrides, Override{Resource: gr.String(), Servers: servers})
 	}
 	plan.Override = FormatOverrides(overrides)
 	plan.Findings = LintValue(plan.Override, LintOptions{MainServers: o.MainURLs}).Findings
 	plan.size(e, p, names)
+	plan.Notes = append(plan.Notes, way.notes...)
+	if o.OnMain {
+		plan.Notes = append(plan.Notes, "the new members are on the machines of main's: give each a disk of its own, or the split buys nothing; --host names other machines")
+	}
 	if len(o.Hosts) < 3 {
 		plan.Notes = append(plan.Notes, fmt.Sprintf("%d members: the shard stops with the first one that fails; three stand one failure", len(o.Hosts)))
 	}
@@ -213,20 +223,8 @@ func (o *PlanOptions) complete() error {
 		}
 		seen[h.Name], seen[h.Address] = true, true
 	}
-	if o.ClientPort == 0 {
-		o.ClientPort = DefaultShardClientPort
-	}
-	if o.PeerPort == 0 {
-		o.PeerPort = DefaultShardPeerPort
-	}
-	if o.ClientPort == o.PeerPort || o.ClientPort < 1 || o.PeerPort < 1 || o.ClientPort > 65535 || o.PeerPort > 65535 {
-		errs = append(errs, fmt.Errorf("ports %d and %d: want two different ones for clients and peers", o.ClientPort, o.PeerPort))
-	}
 	if o.Version == "" {
 		o.Version = defaultEtcdVersion
-	}
-	if o.PKIDir == "" {
-		o.PKIDir = DefaultPKIDir
 	}
 	if o.DataDir != "" && !filepath.IsAbs(o.DataDir) {
 		errs = append(errs, fmt.Errorf("data directory %q: want an absolute path", o.DataDir))
@@ -234,8 +232,22 @@ func (o *PlanOptions) complete() error {
 	return errors.Join(errs...)
 }
 
+// movedResources are the resources by name, each once.
+func movedResources(names []string) (moved []GroupResource, err error) {
+	for _, r := range names {
+		gr, ok := ParseResource(r)
+		if !ok {
+			return nil, fmt.Errorf("resource %q: overrides move only what kube-apiserver itself stores, such as events, leases or pods", r)
+		}
+		if !slices.Contains(moved, gr) {
+			moved = append(moved, gr)
+		}
+	}
+	return moved, nil
+}
+
 // member is the name of the shard's member on a host.
-func (p *Plan) member(h Host) string { return p.Name + "-" + h.Name }
+func (p *Plan) member(h Host) string { return p.way.member(p.Name, h) }
 
 func hostPort(host string, port int) string {
 	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
@@ -261,6 +273,13 @@ func ReadPlan(data []byte) (*Plan, error) {
 	}
 	if p.Version != planVersion {
 		return nil, fmt.Errorf("read plan: its version is %d, this program's is %d", p.Version, planVersion)
+	}
+	moved, err := movedResources(p.Resources)
+	if err == nil {
+		p.way, err = wayOf(p.Installer, moved)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read plan: %w", err)
 	}
 	return &p, nil
 }

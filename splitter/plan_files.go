@@ -71,6 +71,7 @@ func toYAML(v any) ([]byte, error) {
 func (p *Plan) Pod(h Host) *corev1.Pod {
 	name := p.member(h)
 	client, peer := "https://"+hostPort(h.Address, p.ClientPort), "https://"+hostPort(h.Address, p.PeerPort)
+	pki := func(file string) string { return p.PKIDir + "/" + strings.ReplaceAll(file, "HOST", h.Name) }
 	dir := corev1.HostPathDirectoryOrCreate
 	probe := func(path string, failures int32) *corev1.Probe {
 		return &corev1.Probe{FailureThreshold: failures, PeriodSeconds: 10, TimeoutSeconds: 15,
@@ -89,8 +90,8 @@ func (p *Plan) Pod(h Host) *corev1.Pod {
 		fmt.Sprintf("--listen-metrics-urls=http://127.0.0.1:%d", shardMetricsPort),
 		fmt.Sprintf("--quota-backend-bytes=%d", p.QuotaBytes),
 		"--client-cert-auth=true", "--peer-client-cert-auth=true",
-		"--trusted-ca-file=" + p.PKIDir + "/ca.crt", "--cert-file=" + p.PKIDir + "/server.crt", "--key-file=" + p.PKIDir + "/server.key",
-		"--peer-trusted-ca-file=" + p.PKIDir + "/ca.crt", "--peer-cert-file=" + p.PKIDir + "/peer.crt", "--peer-key-file=" + p.PKIDir + "/peer.key",
+		"--trusted-ca-file=" + pki(p.way.ca), "--cert-file=" + pki(p.way.serverCert), "--key-file=" + pki(p.way.serverKey),
+		"--peer-trusted-ca-file=" + pki(p.way.ca), "--peer-cert-file=" + pki(p.way.peerCert), "--peer-key-file=" + pki(p.way.peerKey),
 		"--feature-gates=InitialCorruptCheck=true", "--watch-progress-notify-interval=5s",
 	}
 	if strings.HasPrefix(p.EtcdVersion, "3.5.") {
@@ -198,27 +199,31 @@ func (p *Plan) kopsFiles() ([]File, error) {
 		"etcdMembers": members,
 		"manager":     map[string]any{"env": []map[string]string{{"name": "ETCD_QUOTA_BACKEND_BYTES", "value": fmt.Sprint(p.QuotaBytes)}}},
 	}}}
-	if !p.Rolling {
-		// kOps sets the override itself for its own events cluster only.
-		spec["kubeAPIServer"] = map[string]any{"etcdServersOverrides": strings.Split(p.Override, ",")}
-	}
 	data, err := yaml.Marshal(map[string]any{"apiVersion": "kops.k8s.io/v1alpha2", "kind": "Cluster", "spec": spec})
 	return []File{{"cluster-spec.yaml", data}}, err
 }
 
+// kubesprayFiles are group variables. kubespray has one quota for all its etcd clusters, so that it is the larger one of
+// main's and the shard's, and is left alone where main's is not known.
 func (p *Plan) kubesprayFiles() ([]File, error) {
-	vars := map[string]any{"etcd_quota_backend_bytes": fmt.Sprint(p.QuotaBytes), "etcd_memory_limit": fmt.Sprintf("%dM", p.MemoryBytes>>20*2)}
-	if p.Rolling {
+	probe := map[string]any{"httpGet": map[string]any{"path": "/livez?" + p.exclusion()}}
+	vars := map[string]any{"kubeadm_patches": []any{map[string]any{"target": "kube-apiserver", "type": "strategic", "patch": map[string]any{
+		"spec": map[string]any{"containers": []any{map[string]any{"name": "kube-apiserver", "livenessProbe": probe, "startupProbe": probe}}}}}}}
+	var files []File
+	var err error
+	if p.way.fixed {
 		vars["etcd_events_cluster_enabled"] = true
-		data, err := yaml.Marshal(vars)
-		return []File{{"group_vars/etcd.yml", data}}, err
+		if q := p.Before.QuotaBytes; q != nil {
+			vars["etcd_quota_backend_bytes"] = fmt.Sprint(max(*q, p.QuotaBytes))
+		}
+	} else {
+		vars["kube_kubeadm_apiserver_extra_args"] = map[string]string{"etcd-servers-overrides": p.Override}
+		if files, err = p.podFiles(); err != nil {
+			return nil, err
+		}
 	}
-	args, err := yaml.Marshal(map[string]any{"kube_kubeadm_apiserver_extra_args": map[string]string{"etcd-servers-overrides": p.Override}})
-	if err != nil {
-		return nil, err
-	}
-	files, err := p.podFiles() // kubespray makes no other shard than events
-	return append(files, File{"group_vars/k8s_cluster.yml", args}), err
+	data, err := yaml.Marshal(vars)
+	return append(files, File{"group_vars/all/" + p.Name + ".yml", data}), err
 }
 
 // alerts are Prometheus rules for the shard. The job label is what the scrape configuration names it.

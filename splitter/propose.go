@@ -120,6 +120,9 @@ type candidate struct {
 func judge(e Evidence, p Policy, m model, name string, stress RuleState) candidate {
 	c := candidate{resource: name}
 	r := e.find(name)
+	if n, _ := r.counted(); e.Revision > 0 && r.Keys.Or(0) == 0 && r.WritesPerSecond.Or(0) == 0 && n == 0 {
+		return absent(p, name)
+	}
 	writes := Rule{Name: "writeShare", Resource: name, Threshold: p.WriteShare, Unit: "share", State: Unknown}
 	short := e.WindowSeconds.Or(0) < p.MinWindow.Seconds()
 	if total := m.totalWrites; total > 0 && r.WritesPerSecond != nil {
@@ -131,6 +134,8 @@ func judge(e Evidence, p Policy, m model, name string, stress RuleState) candida
 		zero := 0.0
 		c.writeShare, writes.Value, writes.Source = &zero, &zero, e.WindowSeconds.Source
 		writes.State, writes.Reason = NotMet, "no writes seen"
+	} else if share, reason, ok := countedShare(e, r); ok {
+		c.writeShare, writes.Value, writes.Source, writes.Reason, short = &share, &share, r.Puts.source(), reason, false
 	} else {
 		writes.Reason, short = "the writes were not measured: observe or watch the cluster, or give the write-ahead log", false
 	}
@@ -173,6 +178,30 @@ func judge(e Evidence, p Policy, m model, name string, stress RuleState) candida
 	c.rules = []Rule{writes, size, horizon}
 	c.decide(both(writes.State, stress), writes, size, horizon, stress)
 	return c
+}
+
+// absent judges a resource that has no keys and no writes: what is not there has no share, however short one looked.
+func absent(p Policy, name string) candidate {
+	zero := 0.0
+	rule := func(of string, value *float64, threshold float64, unit string) Rule {
+		return Rule{Name: of, Resource: name, Value: value, Threshold: threshold, Unit: unit, State: NotMet, Reason: "the keyspace has no " + name}
+	}
+	return candidate{resource: name, verdict: DoNotSplit, reason: "the keyspace has no " + name, writeShare: &zero, sizeShare: &zero, rules: []Rule{
+		rule("writeShare", &zero, p.WriteShare, "share"), rule("sizeShare", &zero, p.SizeShare, "share"), rule("quotaHorizon", nil, p.QuotaHorizon.Seconds(), "seconds")}}
+}
+
+// countedShare is a resource's part of the writes that were counted, where nothing tells over how long.
+func countedShare(e Evidence, r ResourceEvidence) (share float64, reason string, ok bool) {
+	total := 0.0
+	for _, x := range e.Resources {
+		n, _ := x.counted()
+		total += n
+	}
+	n, ok := r.counted()
+	if !ok || total == 0 {
+		return 0, "", false
+	}
+	return n / total, fmt.Sprintf("%.0f of %.0f writes, over a time that nothing tells", n, total), true
 }
 
 // shortly is a threshold without its zero parts: 10m, not 10m0s.

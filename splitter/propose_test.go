@@ -75,6 +75,23 @@ func TestPropose(t *testing.T) {
 				}
 			}
 		}, DoNotSplit, "", ""},
+		{"no events, nothing else known", func(e *Evidence) {
+			*e = Evidence{Revision: 7}
+			e.resource("pods").Keys = figure(1, FromScan, Exact)
+			e.resource("leases.coordination.k8s.io").Keys = figure(1, FromScan, Exact)
+		}, NotEnoughEvidence, "", "for leases"},
+		{"none of what could move", func(e *Evidence) {
+			*e = Evidence{Revision: 7, WindowSeconds: figure(1, FromScan, Estimated)}
+			e.resource("secrets").Keys = figure(1, FromScan, Exact)
+		}, DoNotSplit, "", "the keyspace has no events"},
+		{"counted, over an unknown time", func(e *Evidence) {
+			slow(e)
+			e.WindowSeconds = nil
+			for i := range e.Resources {
+				r := &e.Resources[i]
+				r.Puts, r.WritesPerSecond, r.WriteBytesPerSecond = figure(100, FromWAL, Exact), nil, nil
+			}
+		}, NotEnoughEvidence, "", "100 of 400 writes"},
 		{"nothing at all", func(e *Evidence) { *e = Evidence{} }, NotEnoughEvidence, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -177,6 +194,24 @@ func TestHistory(t *testing.T) {
 	h.Add(Evidence{ClusterID: "other", Taken: at}, time.Hour)
 	if len(h.Samples) != 1 {
 		t.Errorf("got %d samples after a change of cluster, want 1", len(h.Samples))
+	}
+}
+
+// Logs that overlap are not more time than went by.
+func TestHistory_Overlap(t *testing.T) {
+	var h History
+	for i := range 10 {
+		e := evidence(func(*Evidence) {})
+		e.Taken = time.Unix(1e9+int64(i)*600, 0)
+		e.WindowSeconds = figure(7200, FromWAL, Measured)
+		h.Add(e, 24*time.Hour)
+	}
+	e, _ := h.Evidence()
+	if got := e.WindowSeconds.Or(0); got != 9*600+7200 {
+		t.Errorf("got a window of %g s, want %d", got, 9*600+7200)
+	}
+	if got := e.find("events").WritesPerSecond.Or(0); got < 59.9 || got > 60.1 {
+		t.Errorf("got %g writes/s, want 60", got)
 	}
 }
 

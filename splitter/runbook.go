@@ -43,6 +43,12 @@ func (d runbookData) Member(h Host) string { return d.member(h) }
 // Peer is a host's peer URL.
 func (d runbookData) Peer(h Host) string { return "https://" + hostPort(h.Address, d.PeerPort) }
 
+// ClientFiles are etcdctl's flags for the API server's own certificate.
+func (d runbookData) ClientFiles() string { return d.way.clientFiles }
+
+// Fixed tells an installer that starts the members itself.
+func (d runbookData) Fixed() bool { return d.way.fixed }
+
 // PrepareResources is the value of --resources.
 func (d runbookData) PrepareResources() string {
 	names := make([]string, len(d.Resources))
@@ -126,19 +132,21 @@ Prepare all members from the same snapshot, and with the same --revision that th
 Check: each command shows the margin above main's revision, and exits with 0.
 
 ## {{if .Rolling}}2{{else}}3{{end}}. Start the new members
-{{if eq (print .Installer) "static" "kubeadm"}}
+{{if not .Fixed}}
 Copy ` + "`manifests/HOST/{{.Name}}.yaml`" + ` to ` + "`/etc/kubernetes/manifests/`" + ` on each host.
 {{else if eq (print .Installer) "kops"}}
 Merge ` + "`cluster-spec.yaml`" + ` into the cluster's spec (` + "`kops edit cluster`" + `). kOps starts and bootstraps its members itself, with
-an empty database at revision 1: stop them, and put the prepared directories in place before the API servers use them.
+an empty database at revision 1, in a directory of its own making on the shard's volume (/mnt/master-vol-…/data/TOKEN). Before the
+API servers use them, stop them and put the prepared directories there; where that is not possible, expect every client that
+watches {{join .Resources ", "}} to hear nothing after step 3 until it is restarted.
 {{else}}
-Put the group variables into the inventory and run the etcd playbook. kubespray bootstraps an empty cluster at revision 1:
-stop its members, and put the prepared directories in place before the API servers use them.
+Put the group variables into the inventory and run kubespray's etcd playbook. It bootstraps an empty cluster at revision 1: stop
+` + "`etcd-events`" + ` on every host, replace ` + "`{{.DataDir}}`" + ` by the prepared directory, and start it again, before the API servers use it.
 {{end}}
 Check, with the API server's own certificate:
 ` + "```" + `
-etcdctl --endpoints {{join .ShardServers ","}} --cacert {{.PKIDir}}/ca.crt \
-  --cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key endpoint health
+etcdctl --endpoints {{join .ShardServers ","}} \
+  {{.ClientFiles}} endpoint health
 etcdkeeper split verify --endpoints {{join .MainServers ","}} --shard {{join .ShardServers ","}} --resources {{.PrepareResources}} --before
 ` + "```" + `
 
@@ -151,15 +159,20 @@ kubeadm init phase control-plane apiserver --config CONFIG --patches PATCHES
 ` + "```" + `
 {{else if eq (print .Installer) "static"}}
 Apply ` + "`kube-apiserver.patch.json`" + ` to ` + "`/etc/kubernetes/manifests/kube-apiserver.yaml`" + ` on each host.
+{{else if eq (print .Installer) "kubespray"}}
+Run kubespray's control plane playbook with the group variables, one host at a time (` + "`--limit`" + `). They set the flag and patch the probes.
 {{else}}
-Roll the control plane ({{.Installer}}). The API server's liveness and startup probes must exclude the shard.
+` + "`kops update cluster --yes`" + ` and ` + "`kops rolling-update cluster`" + ` with the control plane's instance groups. kOps sets the flag. Its probes ask ` + "`/livez`" + `
+without an exclusion and cannot be changed by the cluster spec: a shard that is down restarts the API servers.
 {{end}}
-The flag:
+The flag, as it is then:
 ` + "```" + `
 --etcd-servers-overrides={{.Override}}
 ` + "```" + `
-The liveness and startup probes ask ` + "`/livez?exclude=etcd-override-0`" + `: with the plain path a shard that is down restarts every API
-server, and an API server does not pass its startup probe while the shard is down.
+{{if ne (print .Installer) "kops"}}The liveness and startup probes ask ` + "`/livez?exclude=etcd-override-0`" + `: with the plain path a shard that is down restarts every API
+server.
+{{end}}An API server that starts while the whole shard is down ends after some 20 s, whatever its probes ask, and is tried again until the
+shard is back: never restart API servers then.
 
 Check after each one: ` + "`/readyz?verbose`" + ` says ` + "`[+]etcd-override-0 ok`" + `, and ` + "`etcdkeeper split lint`" + ` has no findings in its manifest.
 {{if .Rolling}}
@@ -172,7 +185,7 @@ that time short.
 etcdkeeper split verify --endpoints {{join .MainServers ","}} --shard {{join .ShardServers ","}} --resources {{.PrepareResources}} --plan plan.json
 ` + "```" + `
 It is green when new writes go to the shard only, the revisions are in order, both are compacted and no alarm is raised.
-Again a day later: it then compares the prediction with what is measured.
+Again a day later, with ` + "`--watch 11m`" + ` so that a compaction is seen: it then compares the prediction with what is measured.
 
 ## {{if .Rolling}}5{{else}}6{{end}}. Clean up main
 {{if .EventsOnly}}

@@ -122,6 +122,7 @@ func (h History) Evidence() (Evidence, bool) {
 	var total float64
 	writes := map[string]*[5]float64{}
 	var revisions, unattributed float64
+	begin := out.Taken
 	confidence := Measured
 	for _, s := range h.Samples {
 		w := s.WindowSeconds.Or(0)
@@ -132,6 +133,9 @@ func (h History) Evidence() (Evidence, bool) {
 			confidence = Estimated
 		}
 		total += w
+		if from := s.Taken.Add(-time.Duration(w * float64(time.Second))); from.Before(begin) {
+			begin = from
+		}
 		revisions += w * s.RevisionsPerSecond.Or(0)
 		unattributed += w * s.Unattributed.Or(0)
 		for _, r := range s.Resources {
@@ -156,7 +160,8 @@ func (h History) Evidence() (Evidence, bool) {
 		if source != nil {
 			from = source.Source
 		}
-		out.WindowSeconds = figure(total, from, confidence)
+		// Logs that were read one after the other overlap: no more time was seen than went by.
+		out.WindowSeconds = figure(min(total, out.Taken.Sub(begin).Seconds()), from, confidence)
 		out.RevisionsPerSecond = figure(revisions/total, from, confidence)
 		out.Unattributed = figure(unattributed/total, from, Estimated)
 		for i := range out.Resources {

@@ -56,7 +56,7 @@ type scanner struct {
 	layout *keyspace.Layout
 	byName map[string]*scanTally
 	noisy  map[noisyKey]*NoisySource
-	clock  objectClock
+	clock  writeClock
 
 	last int64 // newest revision of the history
 	cut  bool
@@ -87,9 +87,7 @@ func (s *scanner) entry(e keyspace.Entry) {
 			if e.Version == 1 {
 				t.created++
 			}
-			if name == leasesName {
-				s.clock.see(e.Value, uint64(e.ModRevision))
-			}
+			s.clock.see(name, e.Value, uint64(e.ModRevision))
 		}
 		if e.Tombstone || e.Superseded {
 			t.historyBytes += size
@@ -189,7 +187,7 @@ func (s *scanner) evidence(revision int64) Evidence {
 		w, ok := s.clock.window(uint64(s.o.CompactRevision), uint64(s.last))
 		window, rates = w.Seconds(), ok && w > 0
 		if !ok {
-			e.note("no history of Leases to tell the retained interval by: the file gives sizes, not rates")
+			e.note("no history of Leases or events to tell the retained interval by: the file gives sizes and counts, not rates")
 		}
 	}
 	if rates {
@@ -205,6 +203,7 @@ func (s *scanner) evidence(revision int64) Evidence {
 		case s.o.History:
 			r.Revisions = figure(float64(t.revisions), source, Exact)
 			r.HistoryBytes = figure(float64(t.historyBytes), source, Exact)
+			r.Puts, r.PutBytes, r.Deletes = figure(float64(t.puts), source, Exact), figure(float64(t.writeBytes), source, Exact), figure(float64(t.tombstones), source, Exact)
 			if rates {
 				r.WritesPerSecond = figure(float64(t.puts+t.tombstones)/window, source, conf)
 				r.WriteBytesPerSecond = figure(float64(t.writeBytes)/window, source, conf)

@@ -69,7 +69,7 @@ type walTally struct {
 	byDir       map[string]*WALResource // by the key's directory, so that most keys cost one lookup
 	byName      map[string]*WALResource
 	leases      map[int64]leaseUse
-	clock       objectClock
+	clock       writeClock
 	compactions int64
 	unknown     int64
 }
@@ -111,9 +111,8 @@ func (t *walTally) op(o *etcdfile.WALOp) {
 		r.PutBytes += int64(len(o.Key) + len(o.Value))
 		if o.Lease != 0 {
 			t.attach(o.Lease, r)
-		} else if r.Resource == leasesName {
-			t.clock.see(o.Value, o.Index)
 		}
+		t.clock.see(r.Resource, o.Value, o.Index)
 	case etcdfile.WALDelete:
 		t.resource(o.Key).Deletes++
 	case etcdfile.WALGrant:
@@ -196,8 +195,18 @@ func (w *WALReport) Evidence() Evidence {
 	if w.UnknownLeases > 0 {
 		e.note(fmt.Sprintf("%d leases expired whose keys were written before the log begins: their deletions are not counted", w.UnknownLeases))
 	}
-	if w.WindowSeconds == nil {
-		e.note("the write-ahead log tells no time (no Lease in clear text, and one segment): no rates are taken from it")
+	count := func(n int64) *Figure { return figure(float64(n), FromWAL, Exact) }
+	for _, r := range w.Resources {
+		x := e.resource(r.Resource)
+		x.Puts, x.PutBytes, x.Deletes, x.Grants, x.Revokes = count(r.Puts), count(r.PutBytes), count(r.Deletes+r.Expired), count(r.Grants), count(r.Revokes)
+	}
+	e.sort()
+	switch {
+	case w.Entries == 0:
+		e.note("nothing could be read of the write-ahead log: it is empty, no write-ahead log, or on an encrypted volume that is not open here")
+		return e
+	case w.WindowSeconds == nil:
+		e.note("the write-ahead log tells no time (no Lease and no event in clear text, and one segment): its writes are counted, without rates")
 		return e
 	}
 	seconds, conf := w.WindowSeconds.Value, w.WindowSeconds.Confidence
@@ -213,6 +222,5 @@ func (w *WALReport) Evidence() Evidence {
 			x.CreatesPerSecond = rate(r.Creates)
 		}
 	}
-	e.sort()
 	return e
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,12 +36,13 @@ func newSplitPlanCmd(a *app) *cobra.Command {
 		noEvidence bool
 	)
 	cmd := &cobra.Command{
-		Use:   "plan --resources RESOURCES --installer INSTALLER --host NAME=ADDRESS… -o DIR",
+		Use:   "plan --resources RESOURCES --installer INSTALLER -o DIR",
 		Short: "Write the plan of a split: flag, manifests, alerts and a runbook",
 		Long: "Write the plan of a split into a directory: the exact value of --etcd-servers-overrides, the new members' manifests\n" +
 			"sized by the evidence, the change of the API servers' probes, alerts, plan.json for split verify, and a runbook with\n" +
-			"a check after each step and what going back costs. The evidence is taken as for split recommend. A plan is written\n" +
-			"whatever the verdict is, and says it. The directory must not exist, or be empty.",
+			"a check after each step and what going back costs. The evidence is taken as for split recommend. The new members go\n" +
+			"to the machines given by --host, else to those of main's members. A plan is written whatever the verdict is, and says\n" +
+			"it. The directory must not exist, or be empty.",
 		Example: "  etcdkeeper split plan --resources events --installer kubeadm --endpoints https://10.0.0.1:2379 \\\n" +
 			"    --host cp-0=10.0.0.1 --host cp-1=10.0.0.2 --host cp-2=10.0.0.3 -o split-plan",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,7 +62,7 @@ func newSplitPlanCmd(a *app) *cobra.Command {
 				o.Hosts = append(o.Hosts, splitter.Host{Name: name, Address: address})
 			}
 			// What the user typed is checked before the cluster is asked.
-			if _, err := splitter.NewPlan(splitter.Evidence{}, cfg.Split.Policy, o); err != nil {
+			if err := checkPlan(cfg.Split.Policy, o); err != nil {
 				return withCode(exitUsage, err)
 			}
 			if err := emptyDir(dir); err != nil {
@@ -70,12 +73,15 @@ func newSplitPlanCmd(a *app) *cobra.Command {
 				if e, err = a.evidence(cmd.Context(), cfg, f); err != nil {
 					return fmt.Errorf("gather evidence (--no-evidence plans without): %w", err)
 				}
-				if f.snapshot == "" {
-					a.describeMain(cmd.Context(), cfg, &o)
-				}
+			}
+			if !noEvidence && f.snapshot == "" || len(o.Hosts) == 0 && a.given("etcd.endpoints") {
+				a.describeMain(cmd.Context(), cfg, &o)
 			}
 			if len(o.MainURLs) == 0 {
 				o.MainURLs = cfg.Etcd.Endpoints
+			}
+			if len(o.Hosts) == 0 {
+				return usagef("no machine for the new members: main's members cannot be asked, so give --host NAME=ADDRESS for each, three of them")
 			}
 			plan, err := splitter.NewPlan(e, cfg.Split.Policy, o)
 			if err != nil {
@@ -92,19 +98,29 @@ func newSplitPlanCmd(a *app) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringSliceVar(&o.Resources, "resources", nil, "resources to move, such as events")
 	fs.StringVar(&installer, "installer", "", "how the control plane was set up: static, kubeadm, kops or kubespray")
-	fs.StringArrayVar(&hosts, "host", nil, "machine for a new member, as NAME=ADDRESS; once for each")
+	fs.StringArrayVar(&hosts, "host", nil, "machine for a new member, as NAME=ADDRESS; once for each (default: main's members' machines)")
 	fs.StringVarP(&dir, "output", "o", "", "directory to write")
-	fs.IntVar(&o.ClientPort, "client-port", splitter.DefaultShardClientPort, "port for clients of the new members")
-	fs.IntVar(&o.PeerPort, "peer-port", splitter.DefaultShardPeerPort, "port for peers of the new members")
+	fs.IntVar(&o.ClientPort, "client-port", 0, "port for clients of the new members (default: the installer's; 2383 for static pods and kubeadm)")
+	fs.IntVar(&o.PeerPort, "peer-port", 0, "port for peers of the new members (default: the installer's; 2382 for static pods and kubeadm)")
 	fs.StringVar(&o.Version, "etcd-version", "", "version of the new members (default: main's)")
 	fs.StringVar(&o.DataDir, "shard-data-dir", "", "data directory of the new members on their hosts (default: /var/lib/etcd-RESOURCE)")
-	fs.StringVar(&o.PKIDir, "pki-dir", splitter.DefaultPKIDir, "directory of etcd's certificates on the hosts")
+	fs.StringVar(&o.PKIDir, "pki-dir", "", "directory of etcd's certificates on the hosts (default: the installer's)")
 	fs.BoolVar(&noEvidence, "no-evidence", false, "plan without looking at the cluster, with the smallest sizes")
 	config.AddFlag(fs, "shard-quota", "split.policy.shardQuota")
 	return cmd
 }
 
-// describeMain takes main's version and client URLs from the cluster; what is not to be had stays as it is.
+// checkPlan checks what was typed. Hosts that were not are main's, which are not known yet.
+func checkPlan(p splitter.Policy, o splitter.PlanOptions) error {
+	if len(o.Hosts) == 0 {
+		o.Hosts = []splitter.Host{{Name: "main", Address: "main"}}
+	}
+	_, err := splitter.NewPlan(splitter.Evidence{}, p, o)
+	return err
+}
+
+// describeMain takes from the cluster main's version and client URLs, and the hosts where none were given; what is not to
+// be had stays as it is.
 func (a *app) describeMain(ctx context.Context, cfg *config.Config, o *splitter.PlanOptions) {
 	c, err := cluster.New(cfg.Etcd, a.log)
 	if err != nil {
@@ -115,13 +131,23 @@ func (a *app) describeMain(ctx context.Context, cfg *config.Config, o *splitter.
 	if err != nil {
 		return
 	}
+	var hosts []splitter.Host
 	for _, m := range v.Members {
 		if m.Reachable && o.Version == "" {
 			o.Version = m.Version
 		}
-		if len(m.ClientURLs) > 0 {
-			o.MainURLs = append(o.MainURLs, m.ClientURLs[0])
+		if len(m.ClientURLs) == 0 {
+			continue
 		}
+		o.MainURLs = append(o.MainURLs, m.ClientURLs[0])
+		u, err := url.Parse(m.ClientURLs[0])
+		taken := func(h splitter.Host) bool { return h.Address == u.Hostname() || h.Name == m.Name }
+		if err == nil && u.Hostname() != "" && !slices.ContainsFunc(hosts, taken) {
+			hosts = append(hosts, splitter.Host{Name: m.Name, Address: u.Hostname()})
+		}
+	}
+	if len(o.Hosts) == 0 {
+		o.Hosts, o.OnMain = hosts, true
 	}
 }
 

@@ -197,9 +197,9 @@ func proposalTable(w io.Writer, p splitter.Proposal) error {
 		if r.WritesPerSecond != nil {
 			source = r.WritesPerSecond.Source + ", " + splitter.Source(r.WritesPerSecond.Confidence)
 		}
-		rows = append(rows, []string{r.Resource, count(r.Keys), sizeOf(r.Bytes), count(r.Revisions), perSecond(r.WritesPerSecond), perSecond(r.DeletesPerSecond), orUnknown(string(source))})
+		rows = append(rows, []string{r.Resource, count(r.Keys), sizeOf(r.Bytes), count(r.Revisions), count(r.Puts), count(r.Deletes), perSecond(r.WritesPerSecond), perSecond(r.DeletesPerSecond), orUnknown(string(source))})
 	}
-	if err := writeTable(w, []string{"resource", ">keys", ">bytes", ">revisions", ">writes/s", ">deletes/s", "rates from"}, rows); err != nil {
+	if err := writeTable(w, []string{"resource", ">keys", ">bytes", ">revisions", ">puts", ">deletes", ">writes/s", ">deletes/s", "rates from"}, rows); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\nif %s moved:\n", orUnknown(p.Judged))

@@ -128,6 +128,14 @@ func TestLint_InertInTheRealServer(t *testing.T) {
 	}
 	// Everything else is served on.
 	server.Kubectl(t, "create", "secret", "generic", "still-served")
+
+	// One that starts meanwhile gives up, whatever its probes ask.
+	server.Kill()
+	server.Launch(t)
+	within(t, "an API server to give up without its shard", func() bool { return !server.Running() })
+	if log := read(t, server.LogFile); !strings.Contains(log, "problem initializing API group") {
+		t.Errorf("it ended for another reason:\n%s", testproc.Tail(server.LogFile, 2000))
+	}
 }
 
 func shardKeys(t *testing.T, shard *etcdtest.Cluster) []string {
