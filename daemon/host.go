@@ -12,6 +12,7 @@ import (
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/config"
 	"github.com/etcdkeeper/etcdkeeper/report"
+	"github.com/etcdkeeper/etcdkeeper/splitter"
 )
 
 // Host is what a part finds when it is made: once in the life of the daemon. Parts register their metrics, handlers and
@@ -51,7 +52,7 @@ var parts = []part{
 	{"watch", setUpWatch},
 	{"defrag", setUpDefrag},
 	{"census", setUpCensus},
-	{"split", setUpSplit},
+	{"split", splitObserving(splitter.DefaultObserve)},
 	{"clean", setUpClean},
 	{"vpa", setUpVPA},
 }

@@ -18,8 +18,13 @@ import (
 // splitTimeout bounds one sample: a scan of the largest keyspace that etcd allows takes minutes.
 const splitTimeout = 15 * time.Minute
 
-// setUpSplit makes the task that samples the write load and judges a split on what was gathered over time.
-func setUpSplit(h *Host) (func(Env) ([]Task, error), error) {
+// splitObserving makes the part whose task samples the write load, over observe where the write-ahead log is not at hand,
+// and judges a split on what was gathered over time.
+func splitObserving(observe time.Duration) func(*Host) (func(Env) ([]Task, error), error) {
+	return func(h *Host) (func(Env) ([]Task, error), error) { return setUpSplit(h, observe) }
+}
+
+func setUpSplit(h *Host, observe time.Duration) (func(Env) ([]Task, error), error) {
 	metrics := splitter.NewMetrics(h.Registry)
 	var latest atomic.Pointer[splitter.Proposal]
 	h.Status("split", func() any {
@@ -56,7 +61,7 @@ func setUpSplit(h *Host) (func(Env) ([]Task, error), error) {
 		}
 		run := func(ctx context.Context) error {
 			sample, err := splitter.Gather(ctx, e.Cluster, splitter.GatherOptions{
-				Prefix: c.Prefix, EventTTL: c.Policy.EventTTL, Observe: splitter.DefaultObserve, Rate: splitter.DaemonRate,
+				Prefix: c.Prefix, EventTTL: c.Policy.EventTTL, Observe: observe, Rate: splitter.DaemonRate,
 				DataDir: e.Config.Etcd.MemberDataDir,
 			})
 			if err != nil {

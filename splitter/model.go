@@ -29,14 +29,18 @@ const (
 	leaseOverhead = 10
 	// tombstoneBytes is a deletion: header, key of 18 bytes and the encoded key's tags; the key itself comes on top.
 	tombstoneBytes = 16 + 18 + 4
-	// pageFill is the part of a page that etcd fills when keys come in order.
-	pageFill = 0.9
+	// pageFill is the part of a page that etcd fills when keys come in order, of pageSize with pageHeader.
+	pageFill   = 0.9
+	pageSize   = 4096
+	pageHeader = 16
 	// emptyDatabase is what a database without keys takes: the buckets' and meta pages.
 	emptyDatabase = 32 << 10
-	// compactBatch revisions are walked at a time, with a pause after each; batchWork is a batch's own time.
+	// compactBatch revisions are walked at a time, with a pause between two batches.
 	compactBatch = 1000
 	compactPause = 10 * time.Millisecond
-	batchWork    = 4 * time.Millisecond
+	// walkPerByte is the time in seconds that a compaction takes for each byte it walks, where it was not measured: 4 ms
+	// for a batch of revisions of 1 kB (docs/benchmarks/split.md).
+	walkPerByte = 4e-9
 )
 
 // model computes sizes and times from the evidence.
@@ -47,17 +51,19 @@ type model struct {
 	totalWrites  float64
 	revisionRate float64
 	scale        float64 // measured in-use size ÷ the model's, where both are known
-	perBatch     float64 // seconds of a compaction's batch
+	perByte      float64 // seconds that a compaction takes for each byte, beside its pauses
+	compactScale float64 // measured time of a compaction ÷ the model's, where no time a byte explains it
 }
 
 func newModel(e Evidence, p Policy) model {
-	m := model{e: e, p: p, scale: 1, perBatch: (compactPause + batchWork).Seconds()}
-	var bytes, revisions float64
+	m := model{e: e, p: p, scale: 1, perByte: walkPerByte, compactScale: 1}
+	var bytes, revisions, walked float64
 	for _, r := range e.Resources {
 		m.totalWrites += r.WritesPerSecond.Or(0)
 		m.revisionRate += revisionRate(r)
 		bytes += m.stored(r, 1.5)
 		revisions += m.retained(r, 1)
+		walked += m.held(r, 1)
 	}
 	m.totalWrites += e.Unattributed.Or(0)
 	if e.RevisionsPerSecond != nil {
@@ -71,8 +77,11 @@ func newModel(e Evidence, p Policy) model {
 		}
 	}
 	if c := e.Stress.CompactionSeconds; c != nil && revisions > 10*compactBatch {
-		if per := c.Value / (revisions / compactBatch); per > compactPause.Seconds()/2 && per < 1 {
-			m.perBatch = per
+		if per := (c.Value - pauses(revisions)) / walked; per > walkPerByte/10 && per < 100*walkPerByte {
+			m.perByte = per
+		} else {
+			// Its batches and pauses are not the usual ones (etcd's --compaction-batch-limit and -sleep-interval).
+			m.compactScale = c.Value / *m.compaction(revisions, walked)
 		}
 	}
 	return m
@@ -88,23 +97,53 @@ func revisionRate(r ResourceEvidence) float64 {
 	return w
 }
 
-// stored is the bytes in full pages that a resource takes, with its history over intervals times the compaction's
-// interval: it is kept for one to two of them.
+// stored is the bytes in pages that a resource takes, with its history over intervals times the compaction's interval:
+// it is kept for one to two of them.
 func (m model) stored(r ResourceEvidence, intervals float64) float64 {
+	held := m.held(r, intervals)
+	if held == 0 {
+		return 0
+	}
+	return held / fill(entrySize(r))
+}
+
+// held is what stored puts into pages.
+func (m model) held(r ResourceEvidence, intervals float64) float64 {
 	keys, bytes := r.Keys.Or(0), r.Bytes.Or(0)
 	live := bytes + keys*entryOverhead + r.LeasedKeys.Or(0)*leaseOverhead
-	var history float64
 	switch {
 	case r.WriteBytesPerSecond != nil && r.WritesPerSecond != nil:
 		span := intervals * m.p.CompactEvery.Seconds()
 		deletes := r.DeletesPerSecond.Or(0)
 		puts := max(0, r.WritesPerSecond.Value-deletes)
 		keyLen := 60.0 // of a tombstone: a Kubernetes key
-		history = span * (r.WriteBytesPerSecond.Value + puts*entryOverhead + deletes*(tombstoneBytes+keyLen))
+		return live + span*(r.WriteBytesPerSecond.Value+puts*entryOverhead+deletes*(tombstoneBytes+keyLen))
 	case r.HistoryBytes != nil:
-		history = r.HistoryBytes.Value + max(0, r.Revisions.Or(0)-keys)*entryOverhead
+		return live + r.HistoryBytes.Value + max(0, r.Revisions.Or(0)-keys)*entryOverhead
 	}
-	return (live + history) / pageFill
+	return live
+}
+
+// entrySize is the mean size of a resource's revision in a page, that of an event of 1 kB where nothing tells it.
+func entrySize(r ResourceEvidence) float64 {
+	if keys := r.Keys.Or(0); keys > 0 && r.Bytes != nil {
+		return r.Bytes.Value/keys + entryOverhead
+	}
+	if puts := r.WritesPerSecond.Or(0) - r.DeletesPerSecond.Or(0); puts > 0 && r.WriteBytesPerSecond != nil {
+		return r.WriteBytesPerSecond.Value/puts + entryOverhead
+	}
+	return 1000
+}
+
+// fill is the part of the pages that entries of a size fill. bbolt closes a node with the entry that does not fit into
+// pageFill of a page any more, so that half an entry is lost on average; but a node has two entries at least, and where
+// these are more than a page, half of the last overflow page is lost.
+func fill(entry float64) float64 {
+	usable := pageFill*pageSize - pageHeader
+	if two := 2 * entry; two >= usable {
+		return two / (two + pageHeader + pageSize/2)
+	}
+	return (usable - entry/2) / pageSize
 }
 
 // retained is the revisions that a resource keeps.
@@ -152,13 +191,14 @@ func (m model) after(name string) (main, shard Prediction) {
 		}
 		mb, sb := int64(emptyDatabase+mainBytes), int64(emptyDatabase+m.footprint(r))
 		main.DBSizeBytes, shard.DBSizeBytes = &mb, &sb
-		var walked float64
+		var left, bytes float64
 		for _, x := range m.e.Resources {
 			if x.Resource != name {
-				walked += m.retained(x, 1)
+				left += m.retained(x, 1)
+				bytes += m.held(x, 1)
 			}
 		}
-		main.CompactionSeconds, shard.CompactionSeconds = m.compaction(walked), m.compaction(m.retained(r, 1))
+		main.CompactionSeconds, shard.CompactionSeconds = m.compaction(left, bytes), m.compaction(m.retained(r, 1), m.held(r, 1))
 		quota := m.shardQuota(sb)
 		shard.QuotaBytes = &quota
 		main.QuotaHorizonSeconds = m.horizon(main)
@@ -168,9 +208,14 @@ func (m model) after(name string) (main, shard Prediction) {
 
 // compaction is the time of one compaction. It walks the revisions up to the one it compacts to, which is an interval
 // old: what lived then, and the history of one interval.
-func (m model) compaction(revisions float64) *float64 {
-	s := math.Ceil(revisions/compactBatch) * m.perBatch
+func (m model) compaction(revisions, bytes float64) *float64 {
+	s := m.compactScale * (pauses(revisions) + m.perByte*bytes)
 	return &s
+}
+
+// pauses is the time that a compaction of so many revisions waits between its batches.
+func pauses(revisions float64) float64 {
+	return max(0, math.Ceil(revisions/compactBatch)-1) * compactPause.Seconds()
 }
 
 // horizon keeps the slope of the growth: what is moved was a step, not the slope.

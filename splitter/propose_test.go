@@ -227,3 +227,38 @@ func TestLoadHistory_Refuses(t *testing.T) {
 		t.Errorf("no file: got %v %v", h, err)
 	}
 }
+
+// Entries of 100 bytes fill pages well; two of 3 kB take two pages.
+func TestFill(t *testing.T) {
+	for size, want := range map[float64]float64{100: 0.88, 1000: 0.77, 3117: 0.75, 100_000: 0.99} {
+		if got := fill(size); got < want-0.01 || got > want+0.01 {
+			t.Errorf("entries of %g bytes fill %.3f, want %.2f", size, got, want)
+		}
+	}
+}
+
+// The compactions of today tell those after the split: large revisions take longer than small ones.
+func TestModel_Compaction(t *testing.T) {
+	e := Evidence{WindowSeconds: figure(86400, FromWAL, Measured)}
+	for name, size := range map[string]float64{"pods": 3000, "events": 1000} {
+		r := e.resource(name)
+		r.Keys, r.Bytes = figure(20_000, FromScan, Exact), figure(20_000*size, FromScan, Exact)
+	}
+	bytes := 20_000*4000.0 + 40_000*entryOverhead
+	// 39 pauses of 10 ms, and 10 ns a byte.
+	e.Stress.CompactionSeconds = figure(0.390+bytes*1e-8, FromMetrics, Measured)
+	main, shard := newModel(e, DefaultPolicy()).after("events")
+	for what, c := range map[string]struct{ got, want float64 }{
+		"main": {*main.CompactionSeconds, 0.190 + 20_000*(3000+entryOverhead)*1e-8}, "shard": {*shard.CompactionSeconds, 0.190 + 20_000*(1000+entryOverhead)*1e-8},
+	} {
+		if c.got < c.want*0.99 || c.got > c.want*1.01 {
+			t.Errorf("%s: got %g s, want %g", what, c.got, c.want)
+		}
+	}
+	// etcd with longer pauses: everything is longer by as much.
+	e.Stress.CompactionSeconds = figure(60, FromMetrics, Measured)
+	main, shard = newModel(e, DefaultPolicy()).after("events")
+	if sum := *main.CompactionSeconds + *shard.CompactionSeconds; sum < 55 || sum > 61 {
+		t.Errorf("got %g s together, want about 60", sum)
+	}
+}

@@ -61,12 +61,12 @@ func (m model) eventRemedies(events ResourceEvidence) []Remedy {
 	var out []Remedy
 	ttl := m.e.EventTTL.Or(m.p.EventTTL.Seconds())
 	live := events.Bytes.Or(0) + events.Keys.Value*(entryOverhead+leaseOverhead)
-	half := int64(m.scale * live / pageFill / 2)
+	half := int64(m.scale * live / fill(entrySize(events)) / 2)
 	out = append(out, Remedy{Name: "event TTL", What: fmt.Sprintf("--event-ttl=%s instead of %s (0 keeps events for ever)", seconds(ttl/2), seconds(ttl)),
 		SavedBytes: &half, Effect: "half of the live events; as many writes"})
 	if len(m.e.Noisy) > 0 && m.e.Noisy[0].Share >= noisyShare {
 		n := m.e.Noisy[0]
-		bytes := int64(m.scale * (float64(n.Bytes) + float64(n.Keys)*(entryOverhead+leaseOverhead)) / pageFill)
+		bytes := int64(m.scale * (float64(n.Bytes) + float64(n.Keys)*(entryOverhead+leaseOverhead)) / fill(entrySize(events)))
 		r := Remedy{Name: "noisiest source", What: fmt.Sprintf("stop what makes the events of %s in namespace %s: %s of all events", n.Stem, n.Namespace, percent(n.Share)),
 			SavedBytes: &bytes, Effect: "its events, and their writes"}
 		if events.WritesPerSecond != nil {
@@ -82,7 +82,7 @@ func (m model) eventRemedies(events ResourceEvidence) []Remedy {
 	}
 	if c := events.CreatesPerSecond; c != nil && c.Source != FromModel && c.Value > 0 && events.Keys.Value > immortalFactor*c.Value*ttl && events.Keys.Value > 1000 {
 		excess := events.Keys.Value - c.Value*ttl
-		bytes := int64(excess / events.Keys.Value * live / pageFill * m.scale)
+		bytes := int64(excess / events.Keys.Value * live / fill(entrySize(events)) * m.scale)
 		out = append(out, Remedy{Name: "immortal events", What: fmt.Sprintf("%.0f events live where %.3g/s for %s make %.0f: leader changes of etcd more often than the TTL, or --event-ttl=0, keep the rest for ever", events.Keys.Value, c.Value, seconds(ttl), c.Value*ttl),
 			SavedBytes: &bytes, Effect: "etcdkeeper clean removes them by plan"})
 	}

@@ -46,7 +46,11 @@ func ReadStress(view cluster.View, now, before map[string]Families, seconds floa
 		}
 		p99(&s.FsyncP99Seconds, StressMetrics[0], 1)
 		p99(&s.CommitP99Seconds, StressMetrics[1], 1)
-		if h := histogram(fam[StressMetrics[2]]); h.count > 0 {
+		h := histogram(fam[compactionMetric])
+		if now := h.minus(histogram(was[compactionMetric])); windowed && now.count >= minCompactions {
+			h = now
+		}
+		if h.count > 0 {
 			worst(&s.CompactionSeconds, h.sum/h.count/1000, Measured)
 		}
 		if f := fam[StressMetrics[3]]; f != nil && windowed && seconds > 0 {
@@ -73,6 +77,9 @@ func ReadStress(view cluster.View, now, before map[string]Families, seconds floa
 	}
 	return s
 }
+
+// minCompactions is how many say more than all since the member's start.
+const minCompactions = 3
 
 // minObservations is how many a p99 needs: below a hundred it is the largest one.
 const minObservations = 100
