@@ -1,11 +1,8 @@
 package bulkclean
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,7 +34,7 @@ type batch struct {
 	now   []*Item      // as they are
 	owned []OwnerState // what became of their owners
 	ready []item       // those that may be deleted
-	lines *bytes.Buffer
+	lines []byte       // of the export
 }
 
 func (b *batch) objects() []*Object {
@@ -52,7 +49,7 @@ func (b *batch) objects() []*Object {
 // the workers delete. What comes out was exported and intended. The channel is closed at the end.
 func (x *execution) prepareBatches(ctx context.Context, g *errgroup.Group, out chan<- item) {
 	read, encoded := make(chan *batch), make(chan *batch)
-	lines := sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	spare := make(chan []byte, 4) // lines that are written, to be used again
 	g.Go(func() error {
 		defer close(read)
 		return x.readBatches(ctx, read)
@@ -60,8 +57,11 @@ func (x *execution) prepareBatches(ctx context.Context, g *errgroup.Group, out c
 	g.Go(func() error {
 		defer close(encoded)
 		for b := range read {
-			b.lines = lines.Get().(*bytes.Buffer)
-			b.lines.Reset()
+			select {
+			case b.lines = <-spare:
+				b.lines = b.lines[:0]
+			default:
+			}
 			if err := x.encode(b); err != nil {
 				return err
 			}
@@ -80,7 +80,11 @@ func (x *execution) prepareBatches(ctx context.Context, g *errgroup.Group, out c
 			if err := x.commit(b); err != nil {
 				return err
 			}
-			lines.Put(b.lines)
+			select {
+			case spare <- b.lines:
+			default:
+			}
+			b.lines = nil
 			for _, it := range b.ready {
 				if !send(ctx, out, it) {
 					return nil
@@ -162,7 +166,6 @@ func (x *execution) readBatch(ctx context.Context, b *batch) (bool, error) {
 
 // encode writes down what is not as planned, and makes the export lines of what is.
 func (x *execution) encode(b *batch) error {
-	enc := json.NewEncoder(b.lines)
 	for i, it := range b.items {
 		o, is := it.object, b.now[i]
 		switch {
@@ -183,7 +186,8 @@ func (x *execution) encode(b *batch) error {
 			}
 			continue
 		}
-		if err := encodeExported(enc, is); err != nil {
+		var err error
+		if b.lines, err = appendExported(b.lines, is); err != nil {
 			return err
 		}
 		b.ready = append(b.ready, it)
@@ -201,7 +205,7 @@ func (x *execution) commit(b *batch) error {
 	if len(b.ready) == 0 {
 		return nil
 	}
-	if err := x.export.append(b.lines.Bytes()); err != nil {
+	if err := x.export.append(b.lines); err != nil {
 		return err
 	}
 	x.mu.Lock()

@@ -15,8 +15,11 @@ import (
 
 // Defaults of an Executor.
 const (
-	DefaultWorkers    = 8
-	DefaultMaxPlanAge = 24 * time.Hour
+	DefaultWorkers = 8
+	// DefaultEtcdWorkers is more than through the API server: a deletion in etcd is a wait for the log's sync, and the log
+	// takes as many as there are in one sync.
+	DefaultEtcdWorkers = 32
+	DefaultMaxPlanAge  = 24 * time.Hour
 	// DefaultMaxOrphanPods is above the 12,500 terminated pods that the pod collector tolerates by itself: with so many
 	// to go the garbage collector has a quarter of an hour of work and is not idle.
 	DefaultMaxOrphanPods = 20000
@@ -24,6 +27,7 @@ const (
 	DefaultPatience = 5 * time.Minute
 
 	requestTimeout = 30 * time.Second
+	pressureTick   = 2 * time.Second // a member's metrics cost it some 10 ms
 	gateTick       = 5 * time.Second
 	syncTick       = 500 * time.Millisecond
 	maxFailures    = 1000
@@ -49,7 +53,7 @@ type Executor struct {
 
 	Export        string        // directory; required
 	Journal       string        // file; empty means JournalPath of the plan
-	Workers       int           // 0 means DefaultWorkers
+	Workers       int           // 0 means DefaultWorkers, or with ViaEtcd DefaultEtcdWorkers
 	QPS           float64       // ceiling; 0 means none
 	MaxOrphanPods int64         // 0 means no gate
 	MaxPlanAge    time.Duration // 0 means DefaultMaxPlanAge
@@ -162,6 +166,9 @@ func (e *Executor) prepare(ctx context.Context, p *Plan) (*execution, error) {
 	}
 	if o.Workers <= 0 {
 		o.Workers = DefaultWorkers
+		if o.Via == ViaEtcd {
+			o.Workers = DefaultEtcdWorkers
+		}
 	}
 	if o.MaxPlanAge <= 0 {
 		o.MaxPlanAge = DefaultMaxPlanAge

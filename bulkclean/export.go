@@ -2,6 +2,7 @@ package bulkclean
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,14 +118,51 @@ func wholeLines(f *os.File) (int64, error) {
 	return 0, nil
 }
 
-// encodeExported writes the line of one object to w.
-func encodeExported(w *json.Encoder, it *Item) error {
-	err := w.Encode(Exported{Type: "object", Key: it.Key, Value: it.Value, CreateRevision: it.CreateRevision, ModRevision: it.ModRevision,
-		Version: it.Version, Lease: it.Lease, FromAPI: it.FromAPI, YAML: readable(it.Value)})
+// appendExported appends the line of one object to b. It is what encoding/json makes of Exported; every deletion waits for
+// it, and most of it is base64 and text without anything to escape.
+func appendExported(b []byte, it *Item) ([]byte, error) {
+	head, err := json.Marshal(Exported{Type: "object", Key: it.Key, CreateRevision: it.CreateRevision, ModRevision: it.ModRevision,
+		Version: it.Version, Lease: it.Lease, FromAPI: it.FromAPI})
 	if err != nil {
-		return fmt.Errorf("export %s: %w", it.Key, err)
+		return nil, fmt.Errorf("export %s: %w", it.Key, err)
 	}
-	return nil
+	before, after, ok := bytes.Cut(head, []byte(`"value":null`))
+	if !ok {
+		return nil, fmt.Errorf("export %s: it has no place for a value", it.Key)
+	}
+	b = append(b, before...)
+	b = append(b, `"value":"`...)
+	b = base64.StdEncoding.AppendEncode(b, it.Value)
+	b = append(b, '"')
+	b = append(b, bytes.TrimSuffix(after, []byte(`""}`))...)
+	b = appendText(b, readable(it.Value))
+	return append(b, "}\n"...), nil
+}
+
+// appendText appends valid UTF-8 as a JSON string.
+func appendText(b []byte, s string) []byte {
+	b = append(b, '"')
+	from := 0
+	for i := 0; i < len(s); i++ {
+		var escaped string
+		switch c := s[i]; {
+		case c == '\n':
+			escaped = `\n`
+		case c == '"':
+			escaped = `\"`
+		case c == '\\':
+			escaped = `\\`
+		case c < ' ':
+			escaped = fmt.Sprintf(`\u%04x`, c)
+		default:
+			continue
+		}
+		b = append(b, s[from:i]...)
+		b = append(b, escaped...)
+		from = i + 1
+	}
+	b = append(b, s[from:]...)
+	return append(b, '"')
 }
 
 // append adds whole lines, which are durable when it returns.
@@ -158,10 +196,34 @@ func readable(value []byte) string {
 
 // storedJSON is a stored object in JSON, with its kind and version, without managedFields.
 func storedJSON(value []byte) ([]byte, error) {
-	var v map[string]any
-	switch {
-	case bytes.HasPrefix(value, protobufMagic):
+	if bytes.HasPrefix(value, protobufMagic) {
 		return storedProtobuf(value)
+	}
+	v, err := generic(value)
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := v["metadata"].(map[string]any); ok {
+		delete(m, "managedFields")
+	}
+	return json.Marshal(v)
+}
+
+// genericJSON is a value that is stored in JSON or CBOR in JSON.
+func genericJSON(value []byte) ([]byte, error) {
+	if len(value) > 0 && value[0] == '{' {
+		return value, nil
+	}
+	v, err := generic(value)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
+}
+
+// generic is a value that is stored in JSON or CBOR.
+func generic(value []byte) (v map[string]any, err error) {
+	switch {
 	case bytes.HasPrefix(value, cborMagic):
 		if err := cbor.Unmarshal(value, &v); err != nil {
 			return nil, fmt.Errorf("CBOR: %w", err)
@@ -175,10 +237,7 @@ func storedJSON(value []byte) ([]byte, error) {
 	default:
 		return nil, errEncrypted
 	}
-	if m, ok := v["metadata"].(map[string]any); ok {
-		delete(m, "managedFields")
-	}
-	return json.Marshal(v)
+	return v, nil
 }
 
 func storedProtobuf(value []byte) ([]byte, error) {

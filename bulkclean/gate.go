@@ -11,7 +11,7 @@ func (x *execution) look(ctx context.Context) {
 	if x.Pressure == nil {
 		return
 	}
-	for sleep(ctx, time.Second) == nil {
+	for sleep(ctx, pressureTick) == nil {
 		q, err := x.Pressure(ctx)
 		if err != nil {
 			x.Log.Debug("the members' load cannot be read", "err", err)

@@ -282,13 +282,11 @@ func (p *Plan) lines(f func(n int, kind string, line []byte, sum string) error) 
 		if want := c.sum(body); sum != want {
 			return &PlanError{p.File, n, "its checksum is wrong: this line was edited, or one before it removed, added or moved"}
 		}
-		var t struct {
-			Type string `json:"type"`
-		}
-		if err := json.Unmarshal(body, &t); err != nil {
+		kind, err := typeOf(body)
+		if err != nil {
 			return &PlanError{p.File, n, err.Error()}
 		}
-		if err := f(n, t.Type, body, sum); err != nil {
+		if err := f(n, kind, body, sum); err != nil {
 			return err
 		}
 	}
@@ -299,6 +297,18 @@ func (p *Plan) lines(f func(n int, kind string, line []byte, sum string) error) 
 		return fmt.Errorf("read the plan: %w", err)
 	}
 	return nil
+}
+
+// typeOf is the type of a line. That of an object is seen at once: there are as many as deletions.
+func typeOf(line []byte) (string, error) {
+	if bytes.HasPrefix(line, []byte(`{"type":"object",`)) {
+		return "object", nil
+	}
+	var t struct {
+		Type string `json:"type"`
+	}
+	err := json.Unmarshal(line, &t)
+	return t.Type, err
 }
 
 // cutSum takes the checksum off a line.

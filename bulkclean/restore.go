@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/etcdkeeper/etcdkeeper/kube"
 )
@@ -57,13 +56,14 @@ func (r *Restorer) Restore(ctx context.Context, files []string) (Restored, error
 	missing := slices.Clone(r.Keys)
 	for _, f := range files {
 		// The last line of a key counts: a batch that was not deleted at once was exported again.
-		last, err := lastLines(f)
+		hash := newHasher()
+		last, err := lastLines(f, hash)
 		if err != nil {
 			return out, err
 		}
 		err = readExport(f, func(h *ExportHead) error { return r.check(ctx, h) },
 			func(n int, h *ExportHead, e *Exported) error {
-				if last[e.Key] != n || (len(r.Keys) > 0 && !slices.Contains(r.Keys, e.Key)) {
+				if last[hash.of(e.Key)] != n || (len(r.Keys) > 0 && !slices.Contains(r.Keys, e.Key)) {
 					return nil
 				}
 				missing = slices.DeleteFunc(missing, func(k string) bool { return k == e.Key })
@@ -263,11 +263,12 @@ func ReadExportHead(file string) (*ExportHead, error) {
 	return head, nil
 }
 
-// lastLines is the last line of every key of an export.
-func lastLines(file string) (map[string]int, error) {
-	last := map[string]int{}
+// lastLines is the last line of every key of an export, by the key's hash: hundreds of thousands of keys do not have to be
+// held for that.
+func lastLines(file string, hash hasher) (map[uint64]int, error) {
+	last := map[uint64]int{}
 	err := readExport(file, nil, func(n int, _ *ExportHead, e *Exported) error {
-		last[strings.Clone(e.Key)] = n
+		last[hash.of(e.Key)] = n
 		return nil
 	})
 	return last, err

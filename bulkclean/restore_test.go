@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -202,6 +203,36 @@ func TestToYAML(t *testing.T) {
 			t.Fatalf("got %s, want %s, by\n%s", back, in, out)
 		}
 	})
+}
+
+// TestAppendExported: a line is what encoding/json makes of it.
+func TestAppendExported(t *testing.T) {
+	weird := `{"kind":"X","metadata":{"name":"a","managedFields":[{"manager":"m"}]},"data":"\u0001\u2028<\ud83d\ude00\"\\\n\t\u007f"}`
+	for name, value := range map[string][]byte{
+		"a Job": stored(t, finishedJob("a"), "batch/v1", "Job"), "JSON": []byte(weird), "encrypted": []byte("k8s:enc:aescbc:v1:k:\x00\xff"),
+		"nothing": {}, "not UTF-8": []byte("{\"kind\":\"\xff\"}"), "deep": []byte(strings.Repeat(`{"a":`, 500) + "1" + strings.Repeat("}", 500)),
+	} {
+		it := &Item{Key: `/registry/jobs/ns/a"<` + "\n", Value: value, CreateRevision: 1, ModRevision: 2, Version: 3, Lease: 4, FromAPI: name == "JSON"}
+		line, err := appendExported([]byte("before\n"), it)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, ok := strings.CutPrefix(string(line), "before\n")
+		if !ok || strings.Index(text, "\n") != len(text)-1 {
+			t.Errorf("%s: got %q, want one line behind what was there", name, line)
+		}
+		var got Exported
+		if err := json.Unmarshal([]byte(text), &got); err != nil {
+			t.Fatalf("%s: %v in %s", name, err, text)
+		}
+		want := Exported{Type: "object", Key: it.Key, Value: value, CreateRevision: 1, ModRevision: 2, Version: 3, Lease: 4, FromAPI: it.FromAPI, YAML: readable(value)}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, want %+v", name, got, want)
+		}
+	}
+	if got, want := readable([]byte(weird)), "kind: X\nmetadata:\n  name: a\ndata: "; !strings.HasPrefix(got, want) {
+		t.Errorf("got %q, want it to begin with %q", got, want)
+	}
 }
 
 // compacting is a member that is compacted under the scan.

@@ -50,7 +50,7 @@ func newCleanApplyCmd(a *app) *cobra.Command {
 	fs.StringVar(&p.via, "via", string(bulkclean.ViaAPI), "the way: apiserver, or etcd for the day the API server is down")
 	fs.BoolVar(&p.acceptBypass, "accept-bypass", false, "with --via etcd: accept what that bypasses")
 	fs.Float64Var(&p.exec.QPS, "qps", 0, "most deletions a second (default 200 through the API server, 2000 in etcd; 0 = no ceiling)")
-	fs.IntVar(&p.exec.Workers, "workers", bulkclean.DefaultWorkers, "deletions in flight")
+	fs.IntVar(&p.exec.Workers, "workers", 0, "deletions in flight (default 8 through the API server, 32 in etcd)")
 	fs.StringVar(&p.exec.Export, "export", "", "directory for the export (default: the plan's name with .export)")
 	fs.StringVar(&p.exec.Journal, "journal", "", "journal file (default: the plan's name with .journal)")
 	fs.DurationVar(&p.exec.MaxPlanAge, "max-plan-age", bulkclean.DefaultMaxPlanAge, "refuse an older plan")
@@ -74,7 +74,7 @@ func (p *cleanApply) run(cmd *cobra.Command, args []string) error {
 	if p.exec.Export == "" {
 		p.exec.Export = plan.File + ".export"
 	}
-	c, err := p.connections(ctx, cmd)
+	c, err := p.connections(ctx, cmd, plan.Head.Selector.Registry)
 	if c != nil {
 		defer func() { _ = c.Close() }()
 	}
@@ -96,7 +96,7 @@ func (p *cleanApply) run(cmd *cobra.Command, args []string) error {
 	out := applied{Result: res}
 	err = p.ended(ctx, args[0], res, err)
 	if err == nil && p.thenDefrag {
-		out.Defrag, err = p.defragment(cmd, c)
+		out.Defrag, err = p.defragment(cmd, c, plan.Head.Selector.Registry)
 	}
 	perr := p.print(out, func(w io.Writer) error {
 		if err := applyTable(w, plan, res); err != nil || out.Defrag == nil {
@@ -141,7 +141,7 @@ func (p *cleanApply) check(cmd *cobra.Command) error {
 	switch {
 	case p.exec.QPS < 0:
 		return usagef("--qps: want 0 (no ceiling) or more, got %v", p.exec.QPS)
-	case p.exec.Workers < 1 || p.exec.Workers > maxCleanWorkers:
+	case cmd.Flags().Changed("workers") && (p.exec.Workers < 1 || p.exec.Workers > maxCleanWorkers):
 		return usagef("--workers: want 1 to %d, got %d", maxCleanWorkers, p.exec.Workers)
 	case p.exec.MaxPlanAge <= 0:
 		return usagef("--max-plan-age: want more than 0, got %s", p.exec.MaxPlanAge)
@@ -158,7 +158,7 @@ const maxCleanWorkers = 64
 
 // connections makes what the chosen way needs. Through the API server etcd is still read where it can be, for the
 // export and the collector's backlog.
-func (p *cleanApply) connections(ctx context.Context, cmd *cobra.Command) (*cluster.Client, error) {
+func (p *cleanApply) connections(ctx context.Context, cmd *cobra.Command, registry string) (*cluster.Client, error) {
 	c, err := p.connect(ctx, cmd)
 	if err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func (p *cleanApply) connections(ctx context.Context, cmd *cobra.Command) (*clus
 			return c, usagef("%w", err)
 		}
 		p.exec.API = api
-		if _, _, err := etcd.ClusterID(ctx, bulkclean.DefaultRegistry); err != nil {
+		if _, _, err := etcd.ClusterID(ctx, registry); err != nil {
 			p.log.Warn("etcd cannot be read: the export is made through the API server and can only be created again, not put back byte by byte", "err", err)
 			return c, nil
 		}
@@ -202,8 +202,12 @@ func refusedOr(err error) int {
 
 // ended makes the exit code of a run.
 func (p *cleanApply) ended(ctx context.Context, file string, res bulkclean.Result, err error) error {
+	via := p.via
+	if p.acceptBypass {
+		via += " --accept-bypass"
+	}
 	resume := fmt.Sprintf("run the same command again to go on (etcdkeeper clean apply %s --via %s); etcdkeeper clean status %s shows the journal",
-		file, p.via, file)
+		file, via, file)
 	switch {
 	case err == nil && res.Failed > 0:
 		return withCode(exitPartial, fmt.Errorf("%d of %d objects could not be deleted: %s", res.Failed,
@@ -274,9 +278,9 @@ func (p *cleanApply) afterwards(res bulkclean.Result) {
 // defragment hands over to the rolling run. Compacting is left to the API server: watchers that have not seen a
 // deletion yet would lose it. Until it has compacted the rule may find nothing to reclaim, so --compact-wait gives it
 // time.
-func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client) (*defrag.Report, error) {
+func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client, registry string) (*defrag.Report, error) {
 	ctx := cmd.Context()
-	if err := p.compacted(ctx, c); err != nil {
+	if err := p.compacted(ctx, c, registry); err != nil {
 		return nil, withCode(exitPartial, fmt.Errorf("the objects are deleted; interrupted before the members were defragmented: %w", err))
 	}
 	r, err := defrag.NewRunner(defrag.Client{Client: c}, p.loaded.Config.Defrag, defrag.Options{
@@ -301,11 +305,11 @@ func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client) (*defrag.
 }
 
 // compacted waits until the deletions are compacted, for --compact-wait at most.
-func (p *cleanApply) compacted(ctx context.Context, c *cluster.Client) error {
+func (p *cleanApply) compacted(ctx context.Context, c *cluster.Client, registry string) error {
 	if p.compactWait <= 0 {
 		return nil
 	}
-	_, deletedBy, err := bulkclean.NewEtcd(c).ClusterID(ctx, bulkclean.DefaultRegistry)
+	_, deletedBy, err := bulkclean.NewEtcd(c).ClusterID(ctx, registry)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func newCleanRestoreCmd(a *app) *cobra.Command {
 			if err := splitKeys(cmd, r, files); err != nil {
 				return err
 			}
+			defer limitMemory()()
 			ctx := cmd.Context()
 			if r.Via == bulkclean.ViaEtcd {
 				c, err := a.connect(ctx, cmd)

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +50,7 @@ func main() {
 	defer stop()
 	binary := flag.String("binary", "bin/etcdkeeper", "the built binary")
 	objects := flag.Int("objects", 30000, "Jobs for each way")
+	only := flag.String("only", "", "measure only the ways whose namespace (kubectl, bare, api, raw, etcd) matches this regular expression, and judge nothing")
 	large := flag.Int("large", 0, "Jobs of a further run in etcd, for its memory; 0 leaves it out")
 	onlyLarge := flag.Bool("only-large", false, "leave everything out but that")
 	flag.Parse()
@@ -58,7 +60,7 @@ func main() {
 		if err != nil {
 			tb.Fatalf("%v", err)
 		}
-		b := &bench{tb: tb, binary: path, objects: *objects}
+		b := &bench{tb: tb, binary: path, objects: *objects, only: *only}
 		result = b.run(*large, *onlyLarge)
 	})
 	if err := errors.Join(err, result); err != nil {
@@ -71,6 +73,7 @@ type bench struct {
 	tb      testproc.TB
 	binary  string
 	objects int
+	only    string
 	etcd    *etcdtest.Cluster
 	client  *clientv3.Client
 	api     *kubetest.Server // nil where only the large run is made
@@ -84,6 +87,7 @@ type row struct {
 	apiGrowth int64 // of the API server's resident memory at its peak; -1 where it was not asked
 	tool      int64 // the tool's peak resident memory; -1 where there is none
 	p99, max  time.Duration
+	api, etcd time.Duration // processor time of an object
 }
 
 // way deletes all Jobs of a namespace. It returns the tool's peak memory and the deletions a second.
@@ -106,16 +110,22 @@ func (b *bench) run(large int, onlyLarge bool) error {
 			{"bare guarded transactions, 8 workers", "raw", b.raw},
 			{"`clean apply --via etcd --qps 0`", "etcd", inEtcd},
 		} {
+			if ok, err := regexp.MatchString("^("+b.only+")", w.namespace); err != nil || !ok {
+				continue
+			}
 			r, err := b.measure(w.name, w.namespace, b.objects, w.do)
 			if err != nil {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
 			rows = append(rows, r)
-			fmt.Fprintf(os.Stderr, "%s: %.0f/s\n", w.name, r.perSecond)
+			fmt.Fprintf(os.Stderr, "%s: %.0f/s, probe p99 %s, CPU of the API server %s, of etcd %s an object\n", w.name, r.perSecond, r.p99, r.api, r.etcd)
 		}
 		b.api.Stop(b.tb)
 	}
 	judged := rows
+	if b.only != "" {
+		judged = nil
+	}
 	if large > 0 {
 		r, err := b.measure(fmt.Sprintf("`clean apply --via etcd --qps 0`, %d Jobs, no API server", large), "large", large, inEtcd)
 		if err != nil {
@@ -141,8 +151,11 @@ func (b *bench) measure(name, namespace string, n int, do func(string) (int64, f
 	if err != nil {
 		return row{}, err
 	}
-	time.Sleep(5 * time.Second) // for the watch cache to take the seed in
 	r := row{name: name, objects: n, apiGrowth: -1}
+	if b.api != nil && b.api.Running() {
+		b.api.Restart(b.tb) // each way finds it as it begins
+	}
+	time.Sleep(5 * time.Second) // for the watch cache to take the seed in
 	before := int64(-1)
 	if b.api != nil && b.api.Running() {
 		before = b.memory("VmRSS")
@@ -152,8 +165,16 @@ func (b *bench) measure(name, namespace string, n int, do func(string) (int64, f
 		}
 	}
 	stop := b.probe(&r)
+	etcdBefore, apiBefore := cpu(b.etcd.Members[0].PID()), time.Duration(0)
+	if before >= 0 {
+		apiBefore = cpu(b.api.PID())
+	}
 	r.tool, r.perSecond, err = do(namespace)
 	stop()
+	r.etcd = (cpu(b.etcd.Members[0].PID()) - etcdBefore) / time.Duration(n)
+	if before >= 0 {
+		r.api = (cpu(b.api.PID()) - apiBefore) / time.Duration(n)
+	}
 	if err != nil {
 		return r, err
 	}
@@ -220,6 +241,22 @@ func status(pid int, field string) (int64, error) {
 	return 0, fmt.Errorf("process %d tells no %s", pid, field)
 }
 
+// cpu is the processor time that a process has taken, 0 where that cannot be read.
+func cpu(pid int) time.Duration {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name, which may hold anything, ends at the last bracket; user and system time are the 14th and 15th field.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
+
 func (b *bench) kubectl(namespace string) (int64, float64, error) {
 	start := time.Now()
 	cmd := exec.CommandContext(b.tb.Context(), kubetest.Binary(b.tb, "kubectl"), "--kubeconfig", b.api.Kubeconfig, "delete", "jobs", "--all", "--wait=false", "-n", namespace)
@@ -281,6 +318,7 @@ func (b *bench) bare(namespace string) (int64, float64, error) {
 // apply plans and deletes with the tool; the larger peak of both counts.
 func (b *bench) apply(namespace string, flags ...string) (int64, float64, error) {
 	plan := filepath.Join(b.tb.TempDir(), "plan.jsonl")
+	var used time.Duration
 	run := func(args ...string) (int64, []byte, error) {
 		cmd := exec.CommandContext(b.tb.Context(), b.binary, append(args, "--endpoints", b.etcd.Endpoints()[0])...)
 		cmd.Env = os.Environ()
@@ -293,22 +331,24 @@ func (b *bench) apply(namespace string, flags ...string) (int64, float64, error)
 		if err != nil {
 			return 0, nil, fmt.Errorf("%s: %w: %s", args[1], err, errs.String())
 		}
+		used += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 		return peak, out.Bytes(), nil
 	}
 	planned, _, err := run("clean", "plan", "--kind", "jobs", "-n", namespace, "-o", plan)
 	if err != nil {
 		return 0, 0, err
 	}
-	applied, out, err := run(append([]string{"clean", "apply", plan, "--yes", "-w", "json", "--qps", "0", "--max-orphan-pods", "0",
-		"--workers", strconv.Itoa(workers)}, flags...)...)
+	used = 0
+	applied, out, err := run(append([]string{"clean", "apply", plan, "--yes", "-w", "json", "--qps", "0", "--max-orphan-pods", "0"}, flags...)...)
 	if err != nil {
 		return 0, 0, err
 	}
-	var res struct{ PerSecond float64 }
+	var res struct{ PerSecond, Deleted float64 }
 	if err := json.Unmarshal(out, &res); err != nil {
 		return 0, 0, err
 	}
-	fmt.Fprintf(os.Stderr, "peak memory: plan %.1f MiB, apply %.1f MiB\n", mib(planned), mib(applied))
+	n := max(1, int64(res.Deleted))
+	fmt.Fprintf(os.Stderr, "peak memory: plan %.1f MiB, apply %.1f MiB; CPU of the tool %s an object\n", mib(planned), mib(applied), used/time.Duration(n))
 	return max(planned, applied), res.PerSecond, nil
 }
 
@@ -344,8 +384,8 @@ func runMeasured(cmd *exec.Cmd) (int64, error) {
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
 func table(rows []row) {
-	fmt.Println("| way | Jobs | a second | API server's memory | tool's peak memory | probe p99 | probe worst |")
-	fmt.Println("|---|---:|---:|---:|---:|---:|---:|")
+	fmt.Println("| way | Jobs | a second | API server's memory | tool's peak memory | probe p99 | probe worst | CPU an object: API server | etcd |")
+	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	size := func(n int64) string {
 		if n < 0 {
 			return "–"
@@ -357,7 +397,8 @@ func table(rows []row) {
 		if r.apiGrowth >= 0 {
 			growth = "+" + growth
 		}
-		fmt.Printf("| %s | %d | %.0f | %s | %s | %d ms | %d ms |\n", r.name, r.objects, r.perSecond, growth, size(r.tool), r.p99.Milliseconds(), r.max.Milliseconds())
+		fmt.Printf("| %s | %d | %.0f | %s | %s | %d ms | %d ms | %d µs | %d µs |\n", r.name, r.objects, r.perSecond, growth, size(r.tool),
+			r.p99.Milliseconds(), r.max.Milliseconds(), r.api.Microseconds(), r.etcd.Microseconds())
 	}
 }
 
