@@ -37,6 +37,7 @@ func sparkFacts(f *Facts, text []byte) error {
 				State string `json:"state"`
 			} `json:"applicationState"`
 			TerminationTime metav1.Time `json:"terminationTime"`
+			SubmissionTime  metav1.Time `json:"lastSubmissionAttemptTime"`
 		} `json:"status"`
 	}
 	if err := json.Unmarshal(text, &s); err != nil {
@@ -53,6 +54,9 @@ func sparkFacts(f *Facts, text []byte) error {
 		return nil
 	}
 	f.FinishedAt = s.Status.TerminationTime.UTC()
+	if s.Status.TerminationTime.IsZero() {
+		f.FinishedAt = s.Status.SubmissionTime.UTC() // its submission failed: it never ran
+	}
 	if s.Spec.RestartPolicy.Type == "Always" {
 		f.Unsettled = "its restart policy is Always: it is started again"
 	}

@@ -115,6 +115,54 @@ func TestNewPlan_Events(t *testing.T) {
 	}
 }
 
+// asked is an ObjectReader that counts.
+type asked struct {
+	value []byte
+	calls int
+}
+
+func (a *asked) Object(context.Context, kube.Resource, string, string) ([]byte, error) {
+	a.calls++
+	if a.value == nil {
+		return nil, context.Canceled
+	}
+	return a.value, nil
+}
+
+// TestNewPlan_EventsApart: an etcd of events has no namespaces, so the API server names the cluster. For Jobs it is not
+// asked.
+func TestNewPlan_EventsApart(t *testing.T) {
+	e := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "e", UID: "u", CreationTimestamp: ago(1000 * time.Hour)}}
+	n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster-uid"}}
+	m := newMemory()
+	m.put("/registry/events/ns/e", stored(t, e, "v1", "Event"))
+	m.putJob(t, finishedJob("a"))
+	for name, tc := range map[string]struct {
+		kind  string
+		api   *asked
+		calls int
+		want  string
+	}{
+		"events":                   {"events", &asked{value: stored(t, n, "v1", "Namespace")}, 1, "cluster-uid"},
+		"events, nobody to answer": {"events", &asked{}, 1, ""},
+		"jobs":                     {"jobs", &asked{value: stored(t, n, "v1", "Namespace")}, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, _, err := planOf(t, m, NewSelector(tc.kind, "ns"), PlanOptions{ClusterID: "cafe", Objects: tc.api})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if p.Head.KubeSystemUID != nil {
+				got = *p.Head.KubeSystemUID
+			}
+			if got != tc.want || tc.api.calls != tc.calls {
+				t.Errorf("got %q after %d calls, want %q after %d", got, tc.api.calls, tc.want, tc.calls)
+			}
+		})
+	}
+}
+
 func TestNewPlan_CustomResources(t *testing.T) {
 	stamp := func(age time.Duration) string { return now.Add(-age).Format(time.RFC3339) }
 	meta := fmt.Sprintf(`"metadata":{"namespace":"ns","name":"w","uid":"u","creationTimestamp":%q%%s}`, stamp(100*time.Hour))

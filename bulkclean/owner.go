@@ -50,32 +50,42 @@ var ownerKinds = map[string]ownerKind{
 	"tekton.dev/PipelineRun": {dir: "tekton.dev/pipelineruns", plural: "pipelineruns"},
 }
 
-// known finds the row of an owner.
-func (r OwnerRef) known() (ownerKind, kube.Resource, bool) {
+// group and version of the owner's API.
+func (r OwnerRef) api() (group, version string) {
 	group, version, ok := strings.Cut(r.APIVersion, "/")
 	if !ok {
-		group, version = "", r.APIVersion
+		return "", r.APIVersion
 	}
+	return group, version
+}
+
+// known finds the row of an owner, in the table or among the custom resources that were looked up.
+func (o *owners) known(r OwnerRef) (ownerKind, kube.Resource, bool) {
+	group, version := r.api()
 	k, ok := ownerKinds[group+"/"+r.Kind]
+	if !ok {
+		k = o.custom[group+"/"+r.Kind]
+		ok = k.dir != ""
+	}
 	return k, kube.Resource{Group: group, Version: version, Plural: k.plural, Custom: strings.Contains(group, ".")}, ok
 }
 
 // key is the owner's key, "" where its kind is not known.
-func (r OwnerRef) key(registry, namespace string) string {
-	k, _, ok := r.known()
+func (o *owners) key(r OwnerRef, namespace string) string {
+	k, _, ok := o.known(r)
 	switch {
 	case !ok || r.Name == "" || r.UID == "" || strings.Contains(r.Name, "/"):
 		return ""
 	case k.cluster:
-		return registry + "/" + k.dir + "/" + r.Name
+		return o.registry + "/" + k.dir + "/" + r.Name
 	}
-	return registry + "/" + k.dir + "/" + namespace + "/" + r.Name
+	return o.registry + "/" + k.dir + "/" + namespace + "/" + r.Name
 }
 
-// fate compares what the object says about its owner with what is there: the uid that the owner's key has now, "" where
-// there is no such key, and readable false where it cannot be told.
-func (r OwnerRef) fate(uid string, readable bool) OwnerState {
-	k, _, ok := r.known()
+// fateOfOne compares what the object says about its owner with what is there: the uid that the owner's key has now, ""
+// where there is no such key, and readable false where it cannot be told.
+func (o *owners) fateOfOne(r OwnerRef, uid string, readable bool) OwnerState {
+	k, _, ok := o.known(r)
 	switch {
 	case !ok || !readable || r.UID == "" || r.Name == "":
 		return OwnerUnknown
@@ -128,6 +138,8 @@ type owners struct {
 	revision int64 // the newest that was read
 
 	uids map[string]ownerUID
+	// custom are the kinds of custom resources that were asked for; those that are not to be found have no dir.
+	custom map[string]ownerKind
 }
 
 type ownerUID struct {
@@ -137,11 +149,14 @@ type ownerUID struct {
 
 // load reads the owners of a batch of objects that are not known yet.
 func (o *owners) load(ctx context.Context, batch []*candidate) error {
+	if err := o.discover(ctx, batch); err != nil {
+		return err
+	}
 	var keys []string
 	refs := map[string]ownedBy{}
 	for _, c := range batch {
 		for _, r := range c.Owners {
-			key := r.key(o.registry, c.Namespace)
+			key := o.key(r, c.Namespace)
 			if key == "" {
 				continue
 			}
@@ -203,7 +218,7 @@ func (o *owners) uid(ctx context.Context, by ownedBy, item *Item) ownerUID {
 
 // ask reads an owner through the API server.
 func (o *owners) ask(ctx context.Context, by ownedBy) ownerUID {
-	k, res, _ := by.ref.known()
+	k, res, _ := o.known(by.ref)
 	ns := by.namespace
 	if k.cluster {
 		ns = ""
@@ -223,8 +238,8 @@ func (o *owners) ask(ctx context.Context, by ownedBy) ownerUID {
 func (o *owners) fate(c *candidate) OwnerState {
 	states := make([]OwnerState, 0, len(c.Owners))
 	for _, r := range c.Owners {
-		u := o.uids[r.key(o.registry, c.Namespace)]
-		states = append(states, r.fate(u.uid, u.readable))
+		u := o.uids[o.key(r, c.Namespace)]
+		states = append(states, o.fateOfOne(r, u.uid, u.readable))
 	}
 	return fateOf(states)
 }

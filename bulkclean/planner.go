@@ -79,6 +79,7 @@ type candidate struct {
 	Owners    []OwnerRef `json:"o,omitempty"`
 	Created   time.Time  `json:"c"`
 	Manager   string     `json:"m,omitempty"`
+	HasTTL    bool       `json:"t,omitempty"`
 	Encrypted bool       `json:"e,omitempty"`
 	LeaseOver bool       `json:"l,omitempty"`
 }
@@ -197,7 +198,7 @@ func (p *planner) judge(c *candidate, f *Facts) bool {
 		return false
 	}
 	c.UID, c.FinishedAt, c.Finalizers, c.Reason = f.UID, f.FinishedAt, f.Finalizers, reason
-	c.Owners, c.Created, c.Manager = f.Owners, f.Created, f.Manager
+	c.Owners, c.Created, c.Manager, c.HasTTL = f.Owners, f.Created, f.Manager, f.HasTTL
 	if p.kind.leased {
 		c.Reason += ", and no lease will end it"
 	}
@@ -242,6 +243,9 @@ func (p *planner) head(ctx context.Context) (*Head, error) {
 	if err != nil {
 		return nil, err
 	}
+	if uid == "" && p.kind == eventKind && p.opts.Objects != nil {
+		uid = p.askForCluster(ctx)
+	}
 	if uid != "" {
 		h.KubeSystemUID = &uid
 	}
@@ -249,6 +253,22 @@ func (p *planner) head(ctx context.Context) (*Head, error) {
 		return nil, errors.New("the plan would be of no cluster: there is neither a cluster id nor a namespace kube-system")
 	}
 	return h, nil
+}
+
+// askPatience bounds a question without whose answer the plan is good enough.
+const askPatience = 5 * time.Second
+
+// askForCluster asks the API server for the uid of kube-system, because events may live in an etcd of their own, without
+// namespaces. It is empty where nobody answers: such a plan can be applied in etcd.
+func (p *planner) askForCluster(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	raw, err := readObject(ctx, p.opts.Objects, kubeSystem, "", "kube-system")
+	if err != nil {
+		return ""
+	}
+	uid, _ := metaUID(raw)
+	return uid
 }
 
 // write writes the plan file.

@@ -432,8 +432,11 @@ func TestStem(t *testing.T) {
 		"backup-daily":     "backup-daily",
 		"submit-t2kz00001": "submit",
 		"check-sha256":     "check-sha256",
-		"-1":               "-1",
-		"":                 "",
+
+		"app-406-wpmqw.18e6a83b05595a0d": "app", // an event of a pod
+		"web.example":                    "web.example",
+		"-1":                             "-1",
+		"":                               "",
 	} {
 		if got := Stem(name); got != want {
 			t.Errorf("Stem(%q): got %q, want %q", name, got, want)
@@ -444,5 +447,53 @@ func TestStem(t *testing.T) {
 	}
 	if !hasStem("import-2024-00001", "import-2024") || hasStem("import-users-00001", "import") || hasStem("imports-1", "import") {
 		t.Error("hasStem takes a longer stem of numbers, and no other words")
+	}
+}
+
+// TestNewPlan_CustomOwners: what became of an owner of any kind is told where its definition is in etcd.
+func TestNewPlan_CustomOwners(t *testing.T) {
+	const group = "backup.example.com"
+	define := func(m *memory, kind, plural, scope string) {
+		m.put("/registry/apiextensions.k8s.io/customresourcedefinitions/"+plural+"."+group, fmt.Appendf(nil,
+			`{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1","spec":{"group":%q,"scope":%q,"names":{"kind":%q,"plural":%q}}}`,
+			group, scope, kind, plural))
+	}
+	object := func(m *memory, kind, path, uid string) {
+		m.put("/registry/"+group+"/"+path, fmt.Appendf(nil, `{"kind":%q,"apiVersion":"backup.example.com/v1","metadata":{"name":"x","uid":%q}}`, kind, uid))
+	}
+	for name, tc := range map[string]struct {
+		kind string
+		set  func(m *memory)
+		want Class
+	}{
+		"no definition":         {"Backup", func(*memory) {}, KeptUnknown},
+		"gone":                  {"Backup", func(m *memory) { define(m, "Backup", "backups", "Namespaced") }, ""},
+		"gone, a plural in ies": {"Policy", func(m *memory) { define(m, "Policy", "policies", "Namespaced") }, ""},
+		"lives": {"Backup", func(m *memory) {
+			define(m, "Backup", "backups", "Namespaced")
+			object(m, "Backup", "backups/ns/x", "u-1")
+		}, KeptLiveOwner},
+		"lives, not in a namespace": {"Backup", func(m *memory) { define(m, "Backup", "backups", "Cluster"); object(m, "Backup", "backups/x", "u-1") }, KeptLiveOwner},
+		"lives in another namespace": {"Backup", func(m *memory) {
+			define(m, "Backup", "backups", "Namespaced")
+			object(m, "Backup", "backups/other/x", "u-1")
+		}, ""},
+		"made again": {"Backup", func(m *memory) {
+			define(m, "Backup", "backups", "Namespaced")
+			object(m, "Backup", "backups/ns/x", "u-2")
+		}, KeptContested},
+		"the definition is of another": {"Backup", func(m *memory) { define(m, "Backups", "backups", "Namespaced") }, KeptUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory()
+			m.putKubeSystem(t)
+			tc.set(m)
+			m.putJob(t, finishedJob("a", func(j *batchv1.Job) {
+				j.OwnerReferences = []metav1.OwnerReference{{APIVersion: group + "/v1", Kind: tc.kind, Name: "x", UID: "u-1", Controller: ptr(true)}}
+			}))
+			if got := one(t, m, NewSelector("jobs", "ns"), PlanOptions{}); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
 	}
 }

@@ -237,6 +237,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// kubeSystem is the resource of the namespace whose uid names a cluster.
+var kubeSystem = kube.Resource{Version: "v1", Plural: "namespaces"}
+
 // KubeSystemUID is the uid of the namespace kube-system, which names a Kubernetes cluster from the API server's side as
 // well as from etcd's. It is empty where there is no such namespace, or it is encrypted and objects is nil.
 func KubeSystemUID(ctx context.Context, r Reader, objects ObjectReader, registry string) (string, error) {
@@ -252,7 +255,7 @@ func KubeSystemUID(ctx context.Context, r Reader, objects ObjectReader, registry
 		if objects == nil {
 			return "", nil
 		}
-		raw, err := readObject(ctx, objects, kube.Resource{Version: "v1", Plural: "namespaces"}, "", "kube-system")
+		raw, err := readObject(ctx, objects, kubeSystem, "", "kube-system")
 		if err != nil {
 			return "", fmt.Errorf("read namespace kube-system through the API server: %w", err)
 		}

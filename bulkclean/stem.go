@@ -3,16 +3,19 @@ package bulkclean
 import "strings"
 
 // Stem is what the names of a series have in common: name without the parts at its end that were generated (numbers,
-// the random five characters of generateName, hashes, uuids and the like with a digit). It is never empty for a name.
+// the random five characters of generateName, hashes, uuids and the like with a digit). Parts are told apart by dashes and,
+// as in the names of events, by dots. It is never empty for a name.
 func Stem(name string) string {
 	for {
-		i := strings.LastIndexByte(name, '-')
+		i := strings.LastIndexAny(name, separators)
 		if i <= 0 || !generated(name[i+1:]) {
 			return name
 		}
 		name = name[:i]
 	}
 }
+
+const separators = "-."
 
 // generated tells whether a part of a name looks made by a program.
 func generated(s string) bool {
@@ -47,10 +50,10 @@ func hasStem(name, stem string) bool {
 	if !ok || rest == "" {
 		return ok
 	}
-	if rest[0] != '-' {
+	if strings.IndexByte(separators, rest[0]) < 0 {
 		return false
 	}
-	for part := range strings.SplitSeq(rest[1:], "-") {
+	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
 		if !generated(part) {
 			return false
 		}

@@ -80,11 +80,17 @@ type keptCount struct {
 	example      string
 }
 
-type groupKey struct{ namespace, stem, manager, owner string }
+type groupKey struct {
+	namespace, stem, manager string
+	owner                    string // kind and name's stem; of an owner that lives its kind and name
+	ttl                      bool   // of their own
+}
 
 type groupCount struct {
 	count, bytes int64
 	first, last  time.Time
+	owner        string // kind and name of one of the owners
+	several      bool   // owners
 }
 
 func newTally(m *matcher) *tally {
@@ -113,7 +119,7 @@ func (t *tally) keepOwned(class Class, c *candidate) {
 	}
 	t.keep(class, c.Bytes, example)
 	if class == KeptLiveOwner {
-		count(t.liveOwners, groupKey{namespace: c.Namespace, owner: c.Owners[0].Kind + " " + c.Owners[0].Name}, c)
+		count(t.liveOwners, groupKey{namespace: c.Namespace, manager: c.Manager, owner: c.Owners[0].Kind + " " + c.Owners[0].Name}, c)
 	}
 }
 
@@ -127,9 +133,9 @@ func (t *tally) take(c *candidate) {
 	}
 	owner := ""
 	if len(c.Owners) > 0 {
-		owner = c.Owners[0].Kind + " " + c.Owners[0].Name
+		owner = c.Owners[0].Kind + " " + Stem(c.Owners[0].Name)
 	}
-	count(t.groups, groupKey{c.Namespace, Stem(c.Name), c.Manager, owner}, c)
+	count(t.groups, groupKey{c.Namespace, Stem(c.Name), c.Manager, owner, c.HasTTL}, c)
 }
 
 func count(groups map[groupKey]*groupCount, k groupKey, c *candidate) {
@@ -142,6 +148,11 @@ func count(groups map[groupKey]*groupCount, k groupKey, c *candidate) {
 		}
 		g = &groupCount{first: c.Created, last: c.Created}
 		groups[k] = g
+	}
+	if len(c.Owners) > 0 {
+		owner := c.Owners[0].Kind + " " + c.Owners[0].Name
+		g.several = g.several || g.count > 0 && g.owner != owner
+		g.owner = owner
 	}
 	g.count++
 	g.bytes += c.Bytes
@@ -157,8 +168,18 @@ func count(groups map[groupKey]*groupCount, k groupKey, c *candidate) {
 func ranked(groups map[groupKey]*groupCount) []groupKey {
 	return slices.SortedFunc(maps.Keys(groups), func(a, b groupKey) int {
 		return cmp.Or(-cmp.Compare(groups[a].count, groups[b].count), cmp.Compare(a.namespace, b.namespace),
-			cmp.Compare(a.stem, b.stem), cmp.Compare(a.manager, b.manager), cmp.Compare(a.owner, b.owner))
+			cmp.Compare(a.stem, b.stem), cmp.Compare(a.manager, b.manager), cmp.Compare(a.owner, b.owner), -compareBool(a.ttl, b.ttl))
 	})
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // keptLines are the plan's lines of what stays, in the order of the rules.
@@ -231,7 +252,7 @@ func (t *tally) causes() []Cause {
 		if len(out) == topGroups {
 			break
 		}
-		out = append(out, t.cause(k, t.groups[k], k.remedy(t.kind)))
+		out = append(out, t.cause(k, t.groups[k], k.remedy(t.kind, t.groups[k])))
 	}
 	// What a live owner keeps is not deleted here, and is often the larger heap.
 	for i, k := range ranked(t.liveOwners) {
@@ -255,10 +276,15 @@ func (t *tally) cause(k groupKey, g *groupCount, remedy string) Cause {
 }
 
 // remedy is the setting that would stop the objects of a group from piling up.
-func (k groupKey) remedy(kind *Kind) string {
-	if k.owner != "" {
-		return fmt.Sprintf("they were left behind by %s, which is gone: delete owners with propagationPolicy=Background, or %s",
-			k.owner, kind.cause)
+func (k groupKey) remedy(kind *Kind, g *groupCount) string {
+	switch {
+	case k.ttl:
+		return "their time to live is over: find out why the controller that should delete them does not"
+	case g.owner == "":
+		return kind.cause
+	case g.several:
+		return fmt.Sprintf("they were left behind by owners that are gone, such as %s: delete owners with propagationPolicy=Background, or %s",
+			g.owner, kind.cause)
 	}
-	return kind.cause
+	return fmt.Sprintf("they were left behind by %s, which is gone: delete owners with propagationPolicy=Background, or %s", g.owner, kind.cause)
 }

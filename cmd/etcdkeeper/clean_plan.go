@@ -99,6 +99,8 @@ func (p *cleanPlan) selector(cmd *cobra.Command) error {
 		return usagef("--kind is missing: say what to delete")
 	case p.out == "":
 		return usagef("-o is missing: say where the plan is to be written")
+	case p.out == "-":
+		return usagef("-o -: want a file: its journal and export lie beside it")
 	}
 	p.sel.Registry = bulkclean.Registry(p.sel.Registry)
 	p.sel.States, p.sel.Owners = nil, nil
@@ -168,7 +170,7 @@ func cleanPlanTable(w io.Writer, s *bulkclean.Summary) error {
 			who = c.Manager
 		}
 		if c.PerHour != nil {
-			rate = fmt.Sprintf(", %.1f an hour", *c.PerHour)
+			rate = fmt.Sprintf(", %s an hour", humanRate(*c.PerHour))
 		}
 		what := c.Stem
 		if what == "" {
@@ -180,4 +182,12 @@ func cleanPlanTable(w io.Writer, s *bulkclean.Summary) error {
 		fmt.Fprintf(w, "\nNext: etcdkeeper clean apply %s\n", s.Plan)
 	}
 	return nil
+}
+
+// humanRate is a rate with a digit that says something, however small it is.
+func humanRate(r float64) string {
+	if r < 0.1 {
+		return fmt.Sprintf("%.1g", r)
+	}
+	return fmt.Sprintf("%.1f", r)
 }
