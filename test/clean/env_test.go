@@ -60,6 +60,9 @@ type env struct {
 	api    *kubetest.Server
 	kube   *kubernetes.Clientset
 	dir    string
+
+	// What the tool is given.
+	kubeconfig, endpoints string
 }
 
 func newEnv(t *testing.T, etcd etcdtest.Options, api kubetest.Options) *env {
@@ -68,6 +71,7 @@ func newEnv(t *testing.T, etcd etcdtest.Options, api kubetest.Options) *env {
 	e.client = e.etcd.Client(t)
 	api.EtcdEndpoints = e.etcd.Endpoints()
 	e.api = kubetest.Start(t, api)
+	e.kubeconfig, e.endpoints = e.api.Kubeconfig, strings.Join(e.etcd.Endpoints(), ",")
 	cfg := e.api.Config()
 	cfg.QPS = -1
 	var err error
@@ -103,11 +107,11 @@ func (e *env) command(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer) 
 	if err != nil {
 		e.Fatal(err)
 	}
-	args = append(args, "--endpoints", strings.Join(e.etcd.Endpoints(), ","))
+	args = append(args, "--endpoints", e.endpoints)
 	cmd := exec.Command(path, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.api.Kubeconfig)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.kubeconfig)
 	cmd.Dir = e.dir
 	return cmd, &stdout, &stderr
 }
@@ -150,6 +154,7 @@ func parse[T any](e *env, out string) (v T) {
 type object struct {
 	revision int64
 	value    string
+	lease    int64
 }
 
 // keys are all keys below the prefix.
@@ -165,7 +170,7 @@ func (e *env) keys(prefix string) map[string]object {
 			e.Fatal(err)
 		}
 		for _, kv := range resp.Kvs {
-			out[string(kv.Key)] = object{kv.ModRevision, string(kv.Value)}
+			out[string(kv.Key)] = object{kv.ModRevision, string(kv.Value), kv.Lease}
 		}
 		if !resp.More {
 			return out
