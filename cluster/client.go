@@ -228,7 +228,7 @@ func (c *Client) explain(err error, last *lastErr) error {
 		return fmt.Errorf("%w (authentication is on in this etcd: give --user and --password)", err)
 	case rpctypes.ErrorDesc(rpctypes.ErrGRPCPermissionDenied):
 		if user == "" {
-			user = "the client certificate's common name"
+			return fmt.Errorf("%w (the user named by the client certificate's common name lacks a right: 'etcdkeeper auth grant --print' prints the role it needs; defragmenting and moving the leader need 'etcdctl user grant-role NAME root')", err)
 		}
 		return fmt.Errorf("%w (user %s lacks a right: 'etcdkeeper auth grant --print' prints the role it needs; defragmenting and moving the leader need 'etcdctl user grant-role %s root')", err, user, user)
 	}

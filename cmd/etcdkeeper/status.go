@@ -162,6 +162,9 @@ func newStatus(v cluster.View) statusReport {
 			s.DBSizeBytes, s.DBSizeInUseBytes, s.DBSizeFreeBytes, s.RaftTerm, s.RaftAppliedIndex = &size, &inUse, &free, &term, &applied
 		}
 		r.Members = append(r.Members, s)
+		if m.Reachable && m.DefragInFlight == nil && m.GaugeError != "" {
+			r.Notes = append(r.Notes, fmt.Sprintf("whether member %s is being defragmented cannot be seen: %s", m, m.GaugeError))
+		}
 	}
 	return r
 }

@@ -249,6 +249,11 @@ func TestSystemd_Unit(t *testing.T) {
 	if out := mustRun(t, nil, analyze, "verify", path); strings.Contains(out, "etcdkeeper.service:") {
 		t.Errorf("systemd-analyze verify says:\n%s", out)
 	}
+	// Exposure goes from 0 to 10, here in tenths: what is left is the network, which the keeper is for.
+	out, err := run(t, nil, analyze, "security", "--offline=true", "--threshold=20", path)
+	if err != nil && !strings.Contains(out, "nrecognized option") { // older than systemd 250
+		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	}
 }
 
 func podSpecs(objects map[string][]any) map[string]corev1.PodSpec {
@@ -286,6 +291,12 @@ func TestManifests(t *testing.T) {
 			for _, kind := range []string{"Role", "ClusterRole"} {
 				for _, o := range objects[kind] {
 					checkRights(t, o)
+					if name == "clean-get-values.yaml" && strings.Contains(fmt.Sprint(o), "delete") {
+						t.Errorf("what only plans may delete: %+v", o)
+					}
+				}
+				if (name == "clean-plan-values.yaml" || name == "plain-values.yaml" || name == "sidecar-values.yaml") && len(objects[kind]) > 0 {
+					t.Errorf("a %s although nothing that needs one is switched on", kind)
 				}
 			}
 		})
@@ -377,7 +388,14 @@ func TestChart_Refuses(t *testing.T) {
 		{"rbac.clean.resources[0].resources={*}", "resources"},
 		{"mode=deployment", "etcd.tls: name the Secret"},
 		{"podMonitor.enabled=true", "podLabels"},
-		{"clean.enabled=true", "rbac.clean.enabled"},
+		{"clean.enabled=true,clean.apply=true", "rbac.clean.enabled"},
+		{"clean.enabled=true", "clean.endpoints"},
+		{"listen.port=9380", "listen.probePort"},
+		{"goMemLimit=100MB", "goMemLimit"},
+		{"image.digest=latest", "digest"},
+		{"resources.limit.memory=1Gi", "limit"},
+		{"networkPolicy.etcdPorts={0}", "etcdPorts"},
+		{"podMonitor.interval=often", "interval"},
 	} {
 		out, err := run(t, env, program, "template", "keeper", chart, "--kube-version", "1.36.3", "--set", tt.set)
 		if err == nil || !strings.Contains(out, tt.want) {

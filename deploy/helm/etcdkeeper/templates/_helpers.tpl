@@ -51,6 +51,9 @@ app.kubernetes.io/component: keeper
 
 {{/* The configuration file: the values of the chart on top of config. */}}
 {{- define "etcdkeeper.config" -}}
+{{- if eq (int .Values.listen.port) (int .Values.listen.probePort) }}
+{{- fail "listen.port and listen.probePort are the same: the probes have a port of their own" }}
+{{- end }}
 {{- $etcd := dict "endpoints" .Values.etcd.endpoints }}
 {{- if .Values.etcd.tls.enabled }}
 {{- $_ := set $etcd "cacert" (printf "%s/%s" .Values.etcd.tls.mountPath .Values.etcd.tls.ca) }}

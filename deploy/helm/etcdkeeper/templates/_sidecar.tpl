@@ -20,7 +20,7 @@ In mode deployment it is the pod's container.
     {{- end }}
   env:
     - name: GOMEMLIMIT
-      value: {{ .Values.goMemLimit }}
+      value: {{ .Values.goMemLimit | quote }}
     {{- if eq .Values.mode "sidecar" }}
     - name: ETCDKEEPER_VPA_POD
       valueFrom:
