@@ -146,6 +146,11 @@ type File struct {
 	Fill            float64 `json:"fill"`
 	CompactRevision int64   `json:"compactRevision"`
 	StorageVersion  string  `json:"storageVersion"`
+
+	// What a check of the whole file found, empty where none was asked for: the checksum that the snapshot carries, and
+	// the hash that "etcdutl snapshot status" prints.
+	SHA256 string `json:"sha256,omitempty"`
+	Hash   string `json:"hash,omitempty"`
 }
 
 // Options are the options of Take.
@@ -187,22 +192,6 @@ func Take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	db, isFile := s.(database)
 	r := o.Range
 	r.KeysOnly, r.History = false, isFile
-	type anatomy struct {
-		pages keyspace.FilePages
-		err   error
-	}
-	counted := make(chan anatomy, 1)
-	if isFile {
-		pagesCtx, cancel := context.WithCancel(ctx)
-		defer func() { cancel(); <-counted }()
-		go func() {
-			defer close(counted)
-			pages, err := db.Pages(pagesCtx)
-			counted <- anatomy{pages, err}
-		}()
-	} else {
-		close(counted)
-	}
 	t := newTally(keyspace.NewLayout(o.Prefix), o, s.Revision())
 	n := 0
 	for e, err := range s.Scan(ctx, r) {
@@ -220,13 +209,13 @@ func Take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	c := t.result(isFile)
 	c.Taken, c.Source, c.Revision = o.Now, o.Source, s.Revision()
 	if isFile {
-		a := <-counted
-		if a.err != nil {
-			return nil, fmt.Errorf("census: %w", a.err)
+		pages, err := db.Pages(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("census: %w", err)
 		}
 		info := db.Info()
 		c.File = &File{SizeBytes: db.Size(), LiveBytes: c.Bytes, HistoryBytes: t.historyBytes, TombstoneBytes: t.tombstoneBytes,
-			FreeBytes: a.pages.Free, CompactRevision: info.CompactRevision, StorageVersion: info.StorageVersion}
+			FreeBytes: pages.Free, CompactRevision: info.CompactRevision, StorageVersion: info.StorageVersion}
 		c.File.OverheadBytes = c.File.SizeBytes - c.File.LiveBytes - c.File.HistoryBytes - c.File.TombstoneBytes - c.File.FreeBytes
 		if used := c.File.SizeBytes - c.File.FreeBytes; used > 0 {
 			c.File.Fill = float64(used-c.File.OverheadBytes) / float64(used)

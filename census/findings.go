@@ -53,6 +53,13 @@ func (f *finder) resource(group, name string) (row Resource, tally *resource) {
 	return Resource{Group: group, Resource: name}, &resource{}
 }
 
+func count(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 func human(n int64) string { return bytesize.Bytes(n).Human() }
 
 func (f *finder) sizes() {
@@ -70,8 +77,8 @@ func (f *finder) sizes() {
 		if t := f.t.resources[resourceName{r.Group, r.Resource}]; t != nil && t.large > 0 {
 			f.add("large-objects", Warning, r.Name(), float64(t.large), float64(f.th.LargeObject),
 				"See the list of largest objects. Keep blobs out of etcd: an object store, an image, a volume.",
-				"%d objects of %s have %s or more, the largest %s: each update writes and sends all of it, and history keeps every copy until compaction.",
-				t.large, r.Name(), human(int64(f.th.LargeObject)), human(r.LargestBytes))
+				"%s of %s of %s or more, the largest %s: each update writes and sends all of it, and history keeps every copy until compaction.",
+				count(t.large, "object"), r.Name(), human(int64(f.th.LargeObject)), human(r.LargestBytes))
 		}
 	}
 }
@@ -187,6 +194,6 @@ func (f *finder) outside() {
 		}
 		f.add("outside-kubernetes", Info, keyspace.Other, float64(cell.keys), float64(f.th.OutsideKeys),
 			"Give other programs an etcd of their own; if these are Kubernetes' under another prefix, give --prefix.",
-			"%d keys of %s under %q are not Kubernetes' own: they share its quota and its latency.", cell.keys, human(cell.bytes), Printable(cell.name))
+			"%s of %s under %q are not Kubernetes' own: they share its quota and its latency.", count(cell.keys, "key"), human(cell.bytes), Printable(cell.name))
 	}
 }

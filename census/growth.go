@@ -2,8 +2,12 @@ package census
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,31 +19,112 @@ type Growth struct {
 	QuotaSeconds   *float64 `json:"quotaExhaustionSeconds"` // nil where it does not grow, or the quota is not known
 }
 
-// Series keeps what several censuses said of each resource, so that growth can be told. Its zero value is ready to use;
-// it is not safe for concurrent use.
-type Series struct{ points []seriesPoint }
+// Series keeps what several censuses of one cluster said of each resource, so that growth can be told. Its zero value is
+// ready to use; it is not safe for concurrent use.
+type Series struct {
+	cluster  string
+	revision int64
+	points   []seriesPoint
+}
 
 type seriesPoint struct {
 	taken time.Time
 	bytes map[resourceName]int64
 }
 
-// Bounds of a Series: a week at one census in six hours, and enough at a quicker pace.
+// Bounds of a Series: a week at one census in six hours, and enough at a quicker pace; of a census the resources that
+// have most bytes, which is more than a cluster with many custom resources has, so that it is a few hundred KiB.
 const (
-	seriesLength = 64
-	seriesWindow = 7 * 24 * time.Hour
+	seriesLength    = 64
+	seriesWindow    = 7 * 24 * time.Hour
+	seriesResources = 256
 )
 
-// Add takes in a census. Of a keyspace that is another one, as a smaller revision shows, the caller begins a new Series.
-func (s *Series) Add(c *Census) {
+// Add takes in a census of the cluster with that id. The Series begins anew where it is of another cluster, or where its
+// last revision is above the census's: the cluster was restored from a backup.
+func (s *Series) Add(cluster string, c *Census) {
+	if s.cluster != cluster || c.Revision < s.revision {
+		*s = Series{cluster: cluster}
+	}
+	s.revision = c.Revision
+	// A clock that was set back would make a growth of negative time.
+	s.points = slices.DeleteFunc(s.points, func(p seriesPoint) bool { return !p.taken.Before(c.Taken) })
 	p := seriesPoint{taken: c.Taken, bytes: make(map[resourceName]int64, len(c.Resources))}
-	for _, r := range c.Resources {
+	for i, r := range c.Resources { // the largest first
+		if i == seriesResources {
+			break
+		}
 		p.bytes[resourceName{r.Group, r.Resource}] = r.Bytes
 	}
 	s.points = append(s.points, p)
 	for len(s.points) > seriesLength || len(s.points) > 2 && c.Taken.Sub(s.points[0].taken) > seriesWindow {
 		s.points = s.points[1:]
 	}
+}
+
+// seriesVersion is that of the saved form.
+const seriesVersion = 1
+
+type savedSeries struct {
+	Version  int          `json:"version"`
+	Cluster  string       `json:"clusterId"`
+	Revision int64        `json:"revision"`
+	Points   []savedPoint `json:"points"`
+}
+
+type savedPoint struct {
+	Taken time.Time        `json:"taken"`
+	Bytes map[string]int64 `json:"bytes"` // by group/resource
+}
+
+// Save writes the Series for Load.
+func (s *Series) Save(w io.Writer) error {
+	out := savedSeries{Version: seriesVersion, Cluster: s.cluster, Revision: s.revision}
+	for _, p := range s.points {
+		saved := savedPoint{Taken: p.taken, Bytes: make(map[string]int64, len(p.bytes))}
+		for name, n := range p.bytes {
+			saved.Bytes[name.group+"/"+name.resource] = n
+		}
+		out.Points = append(out.Points, saved)
+	}
+	if err := json.NewEncoder(w).Encode(out); err != nil {
+		return fmt.Errorf("save the series of censuses: %w", err)
+	}
+	return nil
+}
+
+// ErrSeriesVersion is returned by Load for what a newer version saved.
+var ErrSeriesVersion = errors.New("a newer version saved it")
+
+// Load replaces the Series by what Save wrote. Where it fails the Series is as it was.
+func (s *Series) Load(r io.Reader) error {
+	var in savedSeries
+	if err := json.NewDecoder(r).Decode(&in); err != nil {
+		return fmt.Errorf("load the series of censuses: %w", err)
+	}
+	switch {
+	case in.Version > seriesVersion:
+		return fmt.Errorf("load the series of censuses, version %d: %w", in.Version, ErrSeriesVersion)
+	case in.Version < 1 || len(in.Points) > seriesLength:
+		return fmt.Errorf("load the series of censuses: version %d with %d points is none", in.Version, len(in.Points))
+	}
+	loaded := Series{cluster: in.Cluster, revision: in.Revision}
+	for i, p := range in.Points {
+		if i > 0 && !in.Points[i-1].Taken.Before(p.Taken) {
+			return fmt.Errorf("load the series of censuses: point %d is not after the one before", i)
+		}
+		point := seriesPoint{taken: p.Taken, bytes: make(map[resourceName]int64, len(p.Bytes))}
+		for name, n := range p.Bytes {
+			group, resource, ok := strings.Cut(name, "/")
+			if !ok || n < 0 || len(point.bytes) == seriesResources {
+				return fmt.Errorf("load the series of censuses: point %d holds %q with %d bytes", i, name, n)
+			}
+			point.bytes[resourceName{group, resource}] = n
+		}
+		loaded.points = append(loaded.points, point)
+	}
+	*s = loaded
+	return nil
 }
 
 // Growth is by resource, the quickest first. free is what is left of the quota in bytes, negative where it is not known.

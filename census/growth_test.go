@@ -1,7 +1,10 @@
 package census_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,12 +20,12 @@ func TestSeries_Growth(t *testing.T) {
 		return &census.Census{Taken: at.AddDate(0, 0, day), Resources: []census.Resource{{Resource: "events", Bytes: events}, {Resource: "pods", Bytes: pods}}}
 	}
 	var s census.Series
-	s.Add(of(0, 1000, 500))
+	s.Add("c1", of(0, 1000, 500))
 	if got := s.Growth(900); len(got) != 0 {
 		t.Errorf("one census shows growth: %v", got)
 	}
-	s.Add(of(1, 1100, 500))
-	s.Add(of(2, 1200, 400))
+	s.Add("c1", of(1, 1100, 500))
+	s.Add("c1", of(2, 1200, 400))
 	got := s.Growth(900)
 	if len(got) != 2 || got[0].Resource != "events" || got[0].QuotaSeconds == nil || got[1].QuotaSeconds != nil {
 		t.Fatalf("got %v", got)
@@ -32,6 +35,66 @@ func TestSeries_Growth(t *testing.T) {
 	}
 	if got := s.Growth(-1); got[0].QuotaSeconds != nil {
 		t.Error("a forecast without a quota")
+	}
+}
+
+// TestSeries_Save: growth goes on over a restart, and begins anew where the cluster is another one or was restored.
+func TestSeries_Save(t *testing.T) {
+	at := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	of := func(hour int, revision, bytes int64) *census.Census {
+		return &census.Census{Taken: at.Add(time.Duration(hour) * time.Hour), Revision: revision,
+			Resources: []census.Resource{{Group: "batch", Resource: "jobs", Bytes: bytes}}}
+	}
+	var first census.Series
+	first.Add("c1", of(0, 100, 1000))
+	var saved bytes.Buffer
+	if err := first.Save(&saved); err != nil {
+		t.Fatal(err)
+	}
+	load := func(t *testing.T) *census.Series {
+		t.Helper()
+		s := new(census.Series)
+		if err := s.Load(bytes.NewReader(saved.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := load(t)
+	s.Add("c1", of(1, 200, 4600))
+	if got := s.Growth(3600); len(got) != 1 || got[0].BytesPerSecond != 1 || *got[0].QuotaSeconds != 3600 || got[0].Group != "batch" {
+		t.Errorf("after a restart: got %+v, want jobs with a byte a second", got)
+	}
+	for name, add := range map[string]func(*census.Series){
+		"another cluster":        func(s *census.Series) { s.Add("c2", of(1, 200, 4600)) },
+		"restored":               func(s *census.Series) { s.Add("c1", of(1, 99, 4600)) },
+		"the clock was set back": func(s *census.Series) { s.Add("c1", of(-1, 200, 4600)) },
+	} {
+		s := load(t)
+		add(s)
+		if got := s.Growth(3600); len(got) != 0 {
+			t.Errorf("%s: got %+v, want no growth", name, got)
+		}
+	}
+	many := of(2, 300, 1)
+	for i := range 5000 {
+		many.Resources = append(many.Resources, census.Resource{Group: "example.com", Resource: fmt.Sprintf("things%d", i), Bytes: 1})
+	}
+	for i := range 1000 {
+		many.Taken = at.Add(time.Duration(i+3) * time.Minute)
+		s.Add("c1", many)
+	}
+	saved.Reset()
+	if err := s.Save(&saved); err != nil || saved.Len() > 1<<20 {
+		t.Errorf("1,000 censuses of 5,000 resources are saved in %d bytes (%v)", saved.Len(), err)
+	}
+	for _, bad := range []string{"", "null", "{}", `{"version":1,"points":[{"taken":"2026-06-01T00:00:00Z","bytes":{"x":1}}]}`,
+		`{"version":1,"points":[{"taken":"2026-06-01T00:00:00Z"},{"taken":"2026-06-01T00:00:00Z"}]}`, saved.String()[:saved.Len()/2]} {
+		if err := s.Load(strings.NewReader(bad)); err == nil {
+			t.Errorf("%.60q was loaded", bad)
+		}
+	}
+	if err := s.Load(strings.NewReader(`{"version":9}`)); !errors.Is(err, census.ErrSeriesVersion) {
+		t.Errorf("a newer version: got %v", err)
 	}
 }
 

@@ -77,7 +77,7 @@ func (s *sampler) take(value []byte, weight int64, name resourceName, now int64)
 	}
 	switch name {
 	case resourceName{"batch", "jobs"}:
-		s.finish(jobFinished(m.Body))(weight)
+		s.finish(jobFinished(value, m.Body))(weight)
 	case resourceName{"argoproj.io", "workflows"}:
 		s.finish(workflowFinished(value))(weight)
 	case resourceName{"", "events"}:
@@ -129,8 +129,11 @@ const (
 	jobComplete, jobFailure = "Complete", "Failed"
 )
 
-// jobFinished tells whether a Job has ended, and whether it has a TTL.
-func jobFinished(body []byte) (finished, ttl bool) {
+// jobFinished tells whether a Job has ended, and whether it has a TTL. body is that of a value in protobuf.
+func jobFinished(value, body []byte) (finished, ttl bool) {
+	if body == nil {
+		return textJobFinished(value)
+	}
 	for f, err := range keyspace.Fields(body) {
 		if err != nil {
 			return false, false
@@ -152,6 +155,30 @@ func jobFinished(body []byte) (finished, ttl bool) {
 		}
 	}
 	return finished, ttl
+}
+
+// textJobFinished is jobFinished for an API server that stores JSON or CBOR.
+func textJobFinished(value []byte) (finished, ttl bool) {
+	var j struct {
+		Spec struct {
+			TTL *int32 `json:"ttlSecondsAfterFinished"`
+		} `json:"spec"`
+		Status struct {
+			Conditions []struct {
+				Type   string `json:"type"`
+				Status string `json:"status"`
+			} `json:"conditions"`
+		} `json:"status"`
+	}
+	if keyspace.DecodeText(value, &j) != nil {
+		return false, false
+	}
+	for _, c := range j.Status.Conditions {
+		if (c.Type == jobComplete || c.Type == jobFailure) && c.Status == conditionTrue {
+			finished = true
+		}
+	}
+	return finished, j.Spec.TTL != nil
 }
 
 func isTrue(condition []byte) bool {
@@ -180,7 +207,7 @@ func workflowFinished(value []byte) (finished, ttl bool) {
 			Phase string `json:"phase"`
 		} `json:"status"`
 	}
-	if json.Unmarshal(value, &w) != nil {
+	if keyspace.DecodeText(value, &w) != nil {
 		return false, false
 	}
 	switch w.Status.Phase {

@@ -16,7 +16,10 @@ import (
 func StemOf(name []byte) []byte {
 	end := len(name)
 	for first := true; ; first = false {
-		at := bytes.LastIndexAny(name[:end], "-._:")
+		at := end - 1
+		for at > 0 && !partEnd[name[at]] {
+			at--
+		}
 		if at <= 0 || !generated(name[at+1:end], first) {
 			return name[:end]
 		}
@@ -28,6 +31,9 @@ const maxSuffix = 10
 
 // suffixBytes are the letters of Kubernetes' random names: no vowels, no numerals that look like them.
 var suffixBytes, hexBytes = byteTable("bcdfghjklmnpqrstvwxz2456789"), byteTable("0123456789abcdefABCDEF")
+
+// partEnd are the bytes between the parts of a name.
+var partEnd = byteTable("-._:")
 
 func byteTable(s string) (t [256]bool) {
 	for i := range len(s) {

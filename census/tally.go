@@ -16,6 +16,7 @@ import (
 const (
 	maxResources  = 4000
 	maxCells      = 40_000 // of a resource in a namespace
+	maxDirs       = 3 * maxCells
 	maxNamespaces = 40_000
 )
 
@@ -33,6 +34,7 @@ type tally struct {
 	resources  map[resourceName]*resource
 	namespaces map[string]*namespace
 	cells      map[string]*cell
+	made       int // cells
 	lastDir    []byte
 	last       *cell
 	overflow   *resource
@@ -152,17 +154,18 @@ func (t *tally) find(key []byte) (*cell, int) {
 		}
 	}
 	p := t.layout.Parts(key)
-	id := string(dir)
-	if slash == 0 || p.NameAt != slash {
-		// The directory alone does not tell: the namespace does, behind what no directory has.
-		id = "\xff" + string(p.Group) + "/" + string(p.Resource) + "/" + string(p.Namespace)
-		if c, ok := t.cells[id]; ok {
-			return c, p.NameAt
+	// A directory is a name for its cell. What a directory alone does not tell, and several may have, is the cell's own
+	// name, behind a byte that no directory begins with.
+	id := "\xff" + string(p.Group) + "/" + string(p.Resource) + "/" + string(p.Namespace)
+	c, ok := t.cells[id]
+	if !ok {
+		c = t.newCell(p)
+		if !c.folded {
+			t.cells[id] = c
 		}
 	}
-	c := t.newCell(p)
-	if len(t.cells) < maxCells {
-		t.cells[id] = c
+	if slash > 0 && p.NameAt == slash && !c.folded && len(t.cells) < maxDirs {
+		t.cells[string(dir)] = c
 	}
 	return c, p.NameAt
 }
@@ -179,10 +182,11 @@ func (t *tally) newCell(p keyspace.Parts) *cell {
 			r = t.overflow
 		}
 	}
-	if len(t.cells) >= maxCells {
+	if t.made >= maxCells {
 		t.folded++
 		return &cell{res: r, folded: true}
 	}
+	t.made++
 	c := &cell{res: r, name: string(p.Namespace)}
 	r.cells = append(r.cells, c)
 	if len(p.Namespace) == 0 || name.resource == keyspace.Other {
@@ -271,7 +275,7 @@ func (h *largestHeap) offer(o Object) {
 }
 
 func (h *largestHeap) sorted() []Object {
-	out := slices.Clone(h.objects)
+	out := append([]Object{}, h.objects...)
 	slices.SortFunc(out, func(a, b Object) int { return int(b.Bytes - a.Bytes) })
 	return out
 }

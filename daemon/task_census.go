@@ -3,15 +3,20 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"html/template"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/census"
 	"github.com/etcdkeeper/etcdkeeper/cluster"
+	"github.com/etcdkeeper/etcdkeeper/internal/atomicfile"
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
 	"github.com/etcdkeeper/etcdkeeper/report"
 )
@@ -23,6 +28,8 @@ const censusTimeout = 45 * time.Minute
 type censusPart struct {
 	host    *Host
 	metrics *census.Metrics
+
+	file string // of the series; "" where there is no stateDir, or it must not be written
 
 	mu     sync.Mutex
 	series census.Series
@@ -37,7 +44,9 @@ func setUpCensus(h *Host) (func(Env) ([]Task, error), error) {
 	h.Status("census", p.status)
 	h.Page("/census", "who fills the database", http.HandlerFunc(p.serve))
 	h.Section(p.sections)
+	var once sync.Once
 	return func(e Env) ([]Task, error) {
+		once.Do(func() { p.load(e.Config.StateDir) })
 		c := e.Config.Census
 		if !c.Enabled {
 			return nil, nil
@@ -52,13 +61,18 @@ func (p *censusPart) run(ctx context.Context, e Env, c census.Config) error {
 	if err != nil {
 		return err
 	}
-	endpoints := e.Cluster.Config().Endpoints
-	member, err := view.Pick(c.From, endpoints)
-	if err != nil {
-		return err
+	beside, ok := view.Beside(e.Cluster.Config())
+	if ok {
+		keepers, _ := e.Cluster.Keepers(ctx) // who must not read them looks after itself
+		if taker := censusTaker(view, keepers, beside, c.From); taker.ID != beside.ID {
+			return fmt.Errorf("%w: the keeper beside member %s takes the census", ErrSkipped, taker)
+		}
 	}
-	if other := besideAnother(ctx, e.Cluster, view, member, endpoints); other != "" {
-		return fmt.Errorf("%w: the keeper beside member %s takes the census", ErrSkipped, other)
+	member := beside
+	if !ok || !readableFrom(beside, c.From) {
+		if member, err = view.Pick(c.From, e.Cluster.Config().Endpoints); err != nil {
+			return err
+		}
 	}
 	etcd, err := e.Cluster.Member(ctx, member)
 	if err != nil {
@@ -78,12 +92,10 @@ func (p *censusPart) run(ctx context.Context, e Env, c census.Config) error {
 		free = max(0, *member.Quota-member.DBSizeInUse)
 	}
 	p.mu.Lock()
-	if p.latest != nil && result.Revision < p.latest.Revision {
-		p.series = census.Series{} // restored, or another cluster
-	}
-	p.series.Add(result)
+	p.series.Add(view.ClusterID.String(), result)
 	p.latest, p.growth = result, p.series.Growth(free)
 	growth := p.growth
+	p.save()
 	p.mu.Unlock()
 	p.metrics.Set(result, growth, c.MetricsTop)
 	p.host.Log.Info("census taken", "member", member.String(), "revision", result.Revision, "keys", result.Keys, "bytes", result.Bytes,
@@ -91,34 +103,75 @@ func (p *censusPart) run(ctx context.Context, e Env, c census.Config) error {
 	return nil
 }
 
-// besideAnother names the member whose keeper takes the census instead of this one, "" where it is for this one to do.
-// Of the keepers beside members that is the one beside the member that is read, else the one with the lowest id.
-func besideAnother(ctx context.Context, c *cluster.Client, view cluster.View, picked cluster.Member, endpoints []string) string {
-	if len(endpoints) != 1 {
-		return "" // it looks after the whole cluster
+// censusName is the file in stateDir.
+const censusName = "census.json"
+
+// load reads the series that an earlier run of the daemon left. What is wrong with it never stops the keeper: growth
+// is told anew then, and a file that cannot be read is kept aside.
+func (p *censusPart) load(stateDir string) {
+	if stateDir == "" {
+		return
 	}
-	at := slices.IndexFunc(view.Members, func(m cluster.Member) bool { return m.Endpoint == endpoints[0] })
-	keepers, err := c.Keepers(ctx)
-	if at < 0 || err != nil || len(keepers) == 0 {
-		return ""
-	}
-	chosen := keepers[0].Member
-	for _, k := range keepers {
-		if k.Member == picked.ID {
-			chosen = k.Member
-			break
+	path := filepath.Join(stateDir, censusName)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		if err = p.series.Load(bytes.NewReader(data)); err != nil && !errors.Is(err, census.ErrSeriesVersion) {
+			err = errors.Join(err, os.Rename(path, path+".broken"))
 		}
-		chosen = min(chosen, k.Member)
 	}
-	if chosen == 0 || chosen == view.Members[at].ID {
-		return ""
+	switch {
+	case errors.Is(err, census.ErrSeriesVersion):
+		p.host.Log.Warn("the growth of resources is kept in memory only", "file", path, "err", err)
+		return
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		p.host.Log.Warn("the growth of resources starts anew", "file", path, "err", err)
 	}
+	p.file = path
+}
+
+// save keeps the series over a restart.
+func (p *censusPart) save() {
+	if p.file == "" {
+		return
+	}
+	err := os.MkdirAll(filepath.Dir(p.file), 0o755)
+	if err == nil {
+		err = atomicfile.WriteFunc(p.file, 0o644, p.series.Save)
+	}
+	if err != nil {
+		p.host.Log.Warn("the growth of resources is kept in memory only", "err", err)
+	}
+}
+
+// censusTaker is the member whose keeper takes the census: of the members with a keeper and of the kind that is to be
+// read, the one with the lowest id, else the one with the lowest id of all with a keeper. All keepers come to the same
+// answer, whatever lags. The keeper beside a member always counts itself, announced or not.
+func censusTaker(view cluster.View, keepers []cluster.Keeper, beside cluster.Member, from string) cluster.Member {
+	taker, fits := beside, readableFrom(beside, from)
 	for _, m := range view.Members {
-		if m.ID == chosen {
-			return m.String()
+		if !m.Reachable || !slices.ContainsFunc(keepers, func(k cluster.Keeper) bool { return k.Member == m.ID }) {
+			continue
+		}
+		if f := readableFrom(m, from); f && !fits || f == fits && m.ID < taker.ID {
+			taker, fits = m, f
 		}
 	}
-	return ""
+	return taker
+}
+
+// readableFrom tells whether a member is one that census.from asks for.
+func readableFrom(m cluster.Member, from string) bool {
+	switch from {
+	case cluster.FromFollower, "":
+		return m.Voter() && !m.Leader
+	case cluster.FromLeader:
+		return m.Leader
+	case cluster.FromLearner:
+		return m.Learner
+	case cluster.FromLocal:
+		return true
+	}
+	return m.Name == from || m.ID.String() == from
 }
 
 func (p *censusPart) get() (*census.Census, []census.Growth) {

@@ -204,6 +204,23 @@ func (m *Meta) readText(unmarshal func([]byte, any) error, value []byte) error {
 	return nil
 }
 
+// DecodeText decodes a value in JSON or CBOR into what to points to, by its json tags. It returns ErrOpaque for any other
+// encoding.
+func DecodeText(value []byte, to any) error {
+	unmarshal := json.Unmarshal
+	switch ValueEncoding(value) {
+	case EncodingJSON:
+	case EncodingCBOR:
+		unmarshal = unmarshalCBOR
+	default:
+		return ErrOpaque
+	}
+	if err := unmarshal(value, to); err != nil {
+		return fmt.Errorf("%s object: %w", ValueEncoding(value), err)
+	}
+	return nil
+}
+
 // unmarshalCBOR goes through plain values, since the decoder refuses fields that the target does not have.
 func unmarshalCBOR(value []byte, to any) error {
 	var object map[string]any

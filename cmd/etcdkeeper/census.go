@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -98,8 +99,9 @@ func (a *app) censusOfFile(ctx context.Context, f censusFlags, o census.Options)
 		return nil, err
 	}
 	defer file.Close()
+	var sums keyspace.Integrity
 	if f.verify {
-		if _, err := file.Verify(ctx); err != nil {
+		if sums, err = file.Verify(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -107,7 +109,11 @@ func (a *app) censusOfFile(ctx context.Context, f censusFlags, o census.Options)
 	bar := a.progress(-1, "reading "+f.snapshot)
 	o.Progress = func(keys, _ int64) { _ = bar.Set64(keys) }
 	defer func() { _ = bar.Finish() }()
-	return census.Take(ctx, file, o)
+	c, err := census.Take(ctx, file, o)
+	if err == nil && f.verify {
+		c.File.SHA256, c.File.Hash = hex.EncodeToString(sums.SHA256), fmt.Sprintf("%x", sums.Hash)
+	}
+	return c, err
 }
 
 func (a *app) censusOfCluster(cmd *cobra.Command, cfg census.Config, rate int64, o census.Options) (*census.Census, error) {
@@ -187,8 +193,8 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 				continue
 			}
 			for _, n := range r.Namespaces {
-				if n.Namespace != "" {
-					rows = append(rows, []string{"  " + n.Namespace, decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), "", "", "", "", "", ""})
+				if n.Namespace != "" || r.NamespaceCount > 1 {
+					rows = append(rows, []string{"  " + orUnknown(n.Namespace), decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), "", "", "", "", "", ""})
 				}
 			}
 		}
@@ -214,6 +220,9 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 			{"free", humanBytes(f.FreeBytes), percent(f.FreeBytes, of)},
 			{"size", humanBytes(f.SizeBytes), "100 %"},
 		})
+		if f.SHA256 != "" && err == nil {
+			_, err = fmt.Fprintf(w, "whole: sha256 %s, hash %s\n", f.SHA256, f.Hash)
+		}
 	}
 	rows = nil
 	for _, o := range c.Largest[:min(5, len(c.Largest))] {
@@ -314,9 +323,14 @@ func diffTable(w io.Writer, d census.Diff) error {
 	if err := writeTable(w, []string{"resource", ">keys before", ">after", ">growth", ">bytes", ">growth", ">a day"}, rows); err != nil {
 		return err
 	}
-	for _, f := range d.NewFindings {
-		if _, err := fmt.Fprintf(w, "new       %s\n", f.Message); err != nil {
-			return err
+	for _, l := range []struct {
+		word     string
+		findings []census.Finding
+	}{{"new", d.NewFindings}, {"ended", d.EndedFindings}} {
+		for _, f := range l.findings {
+			if _, err := fmt.Fprintf(w, "%-8s  %s\n", l.word, f.Message); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

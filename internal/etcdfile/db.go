@@ -13,6 +13,7 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -55,6 +56,7 @@ type DB struct {
 	high     uint64 // the first page number that was never used
 	freelist uint64
 	buckets  []bucket
+	keyPages atomic.Uint64 // pages of the keys' bucket, once it has been walked; 0 before
 }
 
 type bucket struct {

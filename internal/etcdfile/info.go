@@ -107,7 +107,8 @@ type Pages struct {
 	Checksum int64 // behind a snapshot
 }
 
-// Pages counts the pages of every bucket; what no bucket holds is free. It touches each page.
+// Pages counts the pages of every bucket; what no bucket holds is free. It touches each page, but not those of the keys
+// where Records has read them to the end.
 func (d *DB) Pages(ctx context.Context) (Pages, error) {
 	var keys, other uint64
 	err := guard(func() error {
@@ -116,9 +117,11 @@ func (d *DB) Pages(ctx context.Context) (Pages, error) {
 			return err
 		}
 		for _, b := range d.buckets {
-			n, err := d.walk(b, false, func(leaf) error { return ctx.Err() })
-			if err != nil {
-				return err
+			n := d.keyPages.Load()
+			if string(b.name) != "key" || n == 0 {
+				if n, err = d.walk(b, false, func(leaf) error { return ctx.Err() }); err != nil {
+					return err
+				}
 			}
 			if string(b.name) == "key" {
 				keys += n

@@ -65,84 +65,111 @@ func (d *DB) Records(ctx context.Context, q Query) iter.Seq2[*Record, error] {
 
 const batchSize = 512
 
-func (d *DB) read(ctx context.Context, q Query, full chan<- []Record, empty <-chan []Record) error {
-	seen := newSeen(d.data)
-	var last revision
-	var batch []Record
-	send := func() error {
-		// Reading behind the end of a file that was cut meanwhile would be a fault in whoever uses the records.
-		if info, err := d.file.Stat(); err != nil || info.Size() != int64(len(d.data)) {
-			return fmt.Errorf("the file was changed while it was read: %w", ErrDamaged)
-		}
-		select {
-		case full <- batch:
-			batch = nil
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	_, err := d.walk(*d.bucket("key"), true, func(l leaf) error {
-		for i := l.count - 1; i >= 0; i-- {
-			e, err := l.element(i)
-			if err != nil {
-				return err
-			}
-			rev, tombstone, err := parseRevision(e.key)
-			if err != nil {
-				return fmt.Errorf("page %d: %w", l.page, err)
-			}
-			if last.main != 0 && !rev.before(last) {
-				return fmt.Errorf("page %d: revision %s is out of order: %w", l.page, rev, ErrDamaged)
-			}
-			last = rev
-			if len(e.value) == 0 {
-				continue // what a restore with a bumped revision writes: a revision without a key
-			}
-			if batch == nil {
-				select {
-				case batch = <-empty:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			batch = append(batch, Record{})
-			r := &batch[len(batch)-1]
-			keyAt, err := r.parse(e.value)
-			if err != nil {
-				return fmt.Errorf("page %d: the record of revision %s: %w", l.page, rev, err)
-			}
-			if len(q.Start) > 0 && bytes.Compare(r.Key, q.Start) < 0 || len(q.End) > 0 && bytes.Compare(r.Key, q.End) >= 0 {
-				batch = batch[:len(batch)-1]
-				continue
-			}
-			r.Tombstone = tombstone
-			r.Superseded = seen.add(r.Key, e.valueAt+int64(keyAt))
-			r.Stored = int64(elementSize + len(e.key) + len(e.value))
-			if tombstone {
-				r.ModRevision = rev.main
-			} else if r.ModRevision != rev.main {
-				return fmt.Errorf("page %d: the record of revision %s says that it is of %d: %w", l.page, rev, r.ModRevision, ErrDamaged)
-			}
-			if !q.History && (r.Tombstone || r.Superseded) {
-				batch = batch[:len(batch)-1]
-				continue
-			}
-			if len(batch) == batchSize {
-				if err := send(); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
+func (d *DB) read(ctx context.Context, q Query, full, empty chan []Record) error {
+	r := &reader{d: d, q: q, seen: newSeen(d.data), full: full, empty: empty}
+	pages, err := d.walk(*d.bucket("key"), true, func(l leaf) error { return r.leaf(ctx, l) })
 	if err != nil {
 		return err
 	}
-	if len(batch) > 0 {
-		return send()
+	d.keyPages.Store(pages)
+	return r.settle(ctx)
+}
+
+// reader turns leaves into batches of records.
+type reader struct {
+	d    *DB
+	q    Query
+	seen *seen
+	last revision
+
+	batch       []Record
+	at          [batchSize]int64  // where in the file the length of a record's key stands
+	hash        [batchSize]uint64 // of its key
+	full, empty chan []Record
+}
+
+func (r *reader) leaf(ctx context.Context, l leaf) error {
+	for i := l.count - 1; i >= 0; i-- {
+		e, err := l.element(i)
+		if err != nil {
+			return err
+		}
+		rev, tombstone, err := parseRevision(e.key)
+		if err != nil {
+			return fmt.Errorf("page %d: %w", l.page, err)
+		}
+		if r.last.main != 0 && !rev.before(r.last) {
+			return fmt.Errorf("page %d: revision %s is out of order: %w", l.page, rev, ErrDamaged)
+		}
+		r.last = rev
+		if len(e.value) == 0 {
+			continue // what a restore with a bumped revision writes: a revision without a key
+		}
+		if r.batch == nil {
+			select {
+			case r.batch = <-r.empty:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		n := len(r.batch)
+		r.batch = append(r.batch, Record{})
+		rec := &r.batch[n]
+		keyAt, err := rec.parse(e.value)
+		if err != nil {
+			return fmt.Errorf("page %d: the record of revision %s: %w", l.page, rev, err)
+		}
+		if q := r.q; len(q.Start) > 0 && bytes.Compare(rec.Key, q.Start) < 0 || len(q.End) > 0 && bytes.Compare(rec.Key, q.End) >= 0 {
+			r.batch = r.batch[:n]
+			continue
+		}
+		if tombstone {
+			rec.ModRevision = rev.main
+		} else if rec.ModRevision != rev.main {
+			return fmt.Errorf("page %d: the record of revision %s says that it is of %d: %w", l.page, rev, rec.ModRevision, ErrDamaged)
+		}
+		rec.Tombstone = tombstone
+		rec.Stored = int64(elementSize + len(e.key) + len(e.value))
+		r.at[n], r.hash[n] = e.valueAt+int64(keyAt), r.seen.prepare(rec.Key)
+		if n+1 == batchSize {
+			if err := r.settle(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// settle finds out which records of the batch are superseded and hands over those that are wanted. It comes a batch
+// after their keys were hashed, so that the slots of the set, which lie all over the memory, are in the processor's
+// cache by then.
+func (r *reader) settle(ctx context.Context) error {
+	n := 0
+	for i := range r.batch {
+		rec := &r.batch[i]
+		rec.Superseded = r.seen.add(r.hash[i], rec.Key, r.at[i])
+		if !r.q.History && (rec.Tombstone || rec.Superseded) {
+			continue
+		}
+		if n < i {
+			r.batch[n] = *rec
+		}
+		n++
+	}
+	if r.batch = r.batch[:n]; n == 0 {
+		return nil
+	}
+	// Reading behind the end of a file that was cut meanwhile would be a fault in whoever uses the records.
+	if info, err := r.d.file.Stat(); err != nil || info.Size() != int64(len(r.d.data)) {
+		return fmt.Errorf("the file was changed while it was read: %w", ErrDamaged)
+	}
+	select {
+	case r.full <- r.batch:
+		r.batch = nil
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // parse reads an mvccpb.KeyValue and tells where the length of its key stands.

@@ -9,11 +9,14 @@ import (
 
 // seen is the set of keys met so far. It keeps no key: a slot is a part of the key's hash and where in the file the
 // key stands, so that two keys are told apart for certain. A slot has 8 bytes and each of the shards is 40 to 80 per
-// cent full, which makes 10 to 20 bytes a key.
+// cent full, which makes 10 to 20 bytes a key. The place of a slot follows from the part of the hash that it holds, so
+// that a shard grows without a look at the keys, which lie all over the file.
 type seen struct {
 	data   []byte
 	seed   maphash.Seed
 	shards [256]shard
+
+	touched uint64 // keeps prepare's reads from being left out
 }
 
 type shard struct {
@@ -22,30 +25,40 @@ type shard struct {
 }
 
 const (
-	positionBits = 40 // a TiB; etcd's database is a hundredth of that at most
+	positionBits = 40 // a TiB; etcd's database is a hundredth of that at most. The other 24 place 2^32 keys in the shards
 	positionMask = 1<<positionBits - 1
+	tagMask      = 1<<(64-positionBits) - 1
 	firstSlots   = 64
 )
 
 func newSeen(data []byte) *seen { return &seen{data: data, seed: maphash.MakeSeed()} }
 
-// add tells whether the key was there already. at is where in the file the key's length stands, before the key.
-func (s *seen) add(key []byte, at int64) bool {
-	h := maphash.Bytes(s.seed, key)
-	sh := &s.shards[h>>56]
-	if sh.count*5 >= len(sh.slots)*4 {
-		s.grow(sh)
+// prepare hashes a key, and touches the slot where add will look.
+func (s *seen) prepare(key []byte) (hash uint64) {
+	hash = maphash.Bytes(s.seed, key)
+	if sh := &s.shards[hash>>56]; len(sh.slots) > 0 {
+		s.touched += sh.slots[hash>>32&tagMask&uint64(len(sh.slots)-1)]
 	}
-	tag := h >> 32 & (1<<(64-positionBits) - 1) << positionBits
+	return hash
+}
+
+// add tells whether the key with that hash was there already. at is where in the file the key's length stands, before
+// the key.
+func (s *seen) add(hash uint64, key []byte, at int64) bool {
+	sh := &s.shards[hash>>56]
+	if sh.count*5 >= len(sh.slots)*4 {
+		sh.grow()
+	}
+	tag := hash >> 32 & tagMask
 	mask := uint64(len(sh.slots) - 1)
-	for i := h & mask; ; i = (i + 1) & mask {
+	for i := tag & mask; ; i = (i + 1) & mask {
 		slot := sh.slots[i]
 		if slot == 0 {
-			sh.slots[i] = tag | uint64(at)
+			sh.slots[i] = tag<<positionBits | uint64(at)
 			sh.count++
 			return false
 		}
-		if slot&^positionMask == tag && bytes.Equal(s.key(int64(slot&positionMask)), key) {
+		if slot>>positionBits == tag && bytes.Equal(s.key(int64(slot&positionMask)), key) {
 			return true
 		}
 	}
@@ -56,7 +69,7 @@ func (s *seen) key(at int64) []byte {
 	return key
 }
 
-func (s *seen) grow(sh *shard) {
+func (sh *shard) grow() {
 	old := sh.slots
 	sh.slots = make([]uint64, max(firstSlots, 2*len(old)))
 	mask := uint64(len(sh.slots) - 1)
@@ -64,7 +77,7 @@ func (s *seen) grow(sh *shard) {
 		if slot == 0 {
 			continue
 		}
-		i := maphash.Bytes(s.seed, s.key(int64(slot&positionMask))) & mask
+		i := slot >> positionBits & mask
 		for sh.slots[i] != 0 {
 			i = (i + 1) & mask
 		}

@@ -32,6 +32,7 @@ type options struct {
 	file     bool
 	ways     string
 	rated    bool
+	floor    float64
 }
 
 func main() {
@@ -43,6 +44,7 @@ func main() {
 	flag.StringVar(&o.ways, "ways", "census,stream,pages8000,pages1000,etcdctl", "what is measured at the last size")
 	flag.BoolVar(&o.file, "file", false, "measure a file instead of a running etcd")
 	flag.BoolVar(&o.rated, "rated", true, "measure writes beside a census at the default rate")
+	flag.Float64Var(&o.floor, "floor", 0, "seconds of the stream at the last size, where another run measured it")
 	flag.StringVar(&reader, "reader", "", "be a reader: for this program's own use")
 	flag.StringVar(&endpoint, "endpoint", "", "what the reader reads")
 	flag.Parse()
@@ -77,12 +79,13 @@ func benchLive(tb *tb, o options) {
 	fmt.Println("| etcd | keys | read by | seconds | × stream | reader's memory | server's growth | worst put |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	counts := sizes(tb, o.keys)
-	floor := 0.0
+	floor := o.floor
 	for _, version := range strings.Split(o.versions, ",") {
 		for i, n := range counts {
 			c := etcdtest.Start(tb, etcdtest.Options{Versions: []string{version}, QuotaBytes: 16 << 30})
 			client := c.Client(tb)
 			fill(tb, client, n)
+			settle(tb)
 			ways := []string{"stream", "census"}
 			if i == len(counts)-1 {
 				ways = strings.Split(o.ways, ",")
@@ -92,6 +95,14 @@ func benchLive(tb *tb, o options) {
 					continue
 				}
 				m := measure(tb, c, version, way, o.keeper)
+				// The first read after the fill finds the server at its work still, and the two that are compared most closely
+				// deserve a second look.
+				for range repeats(way) {
+					again := measure(tb, c, version, way, o.keeper)
+					again.reader, again.server = max(again.reader, m.reader), max(again.server, m.server)
+					again.seconds, again.worst = min(again.seconds, m.seconds), max(again.worst, m.worst)
+					m = again
+				}
 				if way == "stream" && i == len(counts)-1 {
 					floor = m.seconds
 				}
@@ -110,6 +121,14 @@ func benchLive(tb *tb, o options) {
 	}
 }
 
+// repeats is how often a way is measured again: time is the best, memory and latency the worst of all.
+func repeats(way string) int {
+	if way == "stream" || way == "census" {
+		return 2
+	}
+	return 0
+}
+
 func mib(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
 
 func fill(tb *tb, client *clientv3.Client, n int) {
@@ -120,6 +139,14 @@ func fill(tb *tb, client *clientv3.Client, n int) {
 	fmt.Fprintf(os.Stderr, "filled with %d keys, %d bytes\n", st.Total.Keys, st.Total.Bytes)
 	if _, err := client.Put(tb.Context(), "/probe", "x"); err != nil {
 		tb.Fatalf("fill: %v", err)
+	}
+}
+
+// settle waits until the server has written what it was filled with.
+func settle(tb *tb) {
+	select {
+	case <-time.After(5 * time.Second):
+	case <-tb.Context().Done():
 	}
 }
 
