@@ -40,11 +40,18 @@ const (
 	seriesResources = 256
 )
 
-// Add takes in a census of the cluster with that id. The Series begins anew where it is of another cluster, or where its
-// last revision is above the census's: the cluster was restored from a backup.
-func (s *Series) Add(cluster string, c *Census) {
-	if s.cluster != cluster || c.Revision < s.revision {
+// Of says which cluster the next census is of. The Series begins anew where that is another one.
+func (s *Series) Of(cluster string) {
+	if s.cluster != cluster {
 		*s = Series{cluster: cluster}
+	}
+}
+
+// Add takes in a census. The Series begins anew where its last revision is above the census's: the cluster was restored
+// from a backup.
+func (s *Series) Add(c *Census) {
+	if c.Revision < s.revision {
+		*s = Series{cluster: s.cluster}
 	}
 	s.revision = c.Revision
 	// A clock that was set back would make a growth of negative time.

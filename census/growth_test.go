@@ -20,12 +20,12 @@ func TestSeries_Growth(t *testing.T) {
 		return &census.Census{Taken: at.AddDate(0, 0, day), Resources: []census.Resource{{Resource: "events", Bytes: events}, {Resource: "pods", Bytes: pods}}}
 	}
 	var s census.Series
-	s.Add("c1", of(0, 1000, 500))
+	s.Add(of(0, 1000, 500))
 	if got := s.Growth(900); len(got) != 0 {
 		t.Errorf("one census shows growth: %v", got)
 	}
-	s.Add("c1", of(1, 1100, 500))
-	s.Add("c1", of(2, 1200, 400))
+	s.Add(of(1, 1100, 500))
+	s.Add(of(2, 1200, 400))
 	got := s.Growth(900)
 	if len(got) != 2 || got[0].Resource != "events" || got[0].QuotaSeconds == nil || got[1].QuotaSeconds != nil {
 		t.Fatalf("got %v", got)
@@ -46,7 +46,8 @@ func TestSeries_Save(t *testing.T) {
 			Resources: []census.Resource{{Group: "batch", Resource: "jobs", Bytes: bytes}}}
 	}
 	var first census.Series
-	first.Add("c1", of(0, 100, 1000))
+	first.Of("c1")
+	first.Add(of(0, 100, 1000))
 	var saved bytes.Buffer
 	if err := first.Save(&saved); err != nil {
 		t.Fatal(err)
@@ -60,14 +61,15 @@ func TestSeries_Save(t *testing.T) {
 		return s
 	}
 	s := load(t)
-	s.Add("c1", of(1, 200, 4600))
+	s.Of("c1")
+	s.Add(of(1, 200, 4600))
 	if got := s.Growth(3600); len(got) != 1 || got[0].BytesPerSecond != 1 || *got[0].QuotaSeconds != 3600 || got[0].Group != "batch" {
 		t.Errorf("after a restart: got %+v, want jobs with a byte a second", got)
 	}
 	for name, add := range map[string]func(*census.Series){
-		"another cluster":        func(s *census.Series) { s.Add("c2", of(1, 200, 4600)) },
-		"restored":               func(s *census.Series) { s.Add("c1", of(1, 99, 4600)) },
-		"the clock was set back": func(s *census.Series) { s.Add("c1", of(-1, 200, 4600)) },
+		"another cluster":        func(s *census.Series) { s.Of("c2"); s.Add(of(1, 200, 4600)) },
+		"restored":               func(s *census.Series) { s.Add(of(1, 99, 4600)) },
+		"the clock was set back": func(s *census.Series) { s.Add(of(-1, 200, 4600)) },
 	} {
 		s := load(t)
 		add(s)
@@ -81,7 +83,7 @@ func TestSeries_Save(t *testing.T) {
 	}
 	for i := range 1000 {
 		many.Taken = at.Add(time.Duration(i+3) * time.Minute)
-		s.Add("c1", many)
+		s.Add(many)
 	}
 	saved.Reset()
 	if err := s.Save(&saved); err != nil || saved.Len() > 1<<20 {

@@ -92,7 +92,8 @@ func (p *censusPart) run(ctx context.Context, e Env, c census.Config) error {
 		free = max(0, *member.Quota-member.DBSizeInUse)
 	}
 	p.mu.Lock()
-	p.series.Add(view.ClusterID.String(), result)
+	p.series.Of(view.ClusterID.String())
+	p.series.Add(result)
 	p.latest, p.growth = result, p.series.Growth(free)
 	growth := p.growth
 	p.save()
