@@ -12,7 +12,7 @@ import (
 func SplitPage(p splitter.Proposal) Page {
 	return Page{
 		Title:    "Should events leave?",
-		Subtitle: "Cluster " + p.Evidence.ClusterID + ", " + p.Evidence.Taken.UTC().Format("2006-01-02 15:04 UTC"),
+		Subtitle: splitSubject(p.Evidence) + ", " + p.Evidence.Taken.UTC().Format("2006-01-02 15:04 UTC"),
 		Sections: SplitSections(p),
 	}
 }
@@ -110,4 +110,12 @@ func unit(v *float64, unit string) string {
 		return fmt.Sprintf("%.0f s", *v)
 	}
 	return fmt.Sprintf("%.0f d", *v/86400)
+}
+
+// splitSubject is what was looked at: a file does not tell its cluster.
+func splitSubject(e splitter.Evidence) string {
+	if e.ClusterID == "" {
+		return "A snapshot file"
+	}
+	return "Cluster " + e.ClusterID
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
 )
@@ -53,34 +54,36 @@ const (
 
 // Plan is a split that can be carried out. It is data: WriteTo makes the files of it.
 type Plan struct {
-	Version        int        `json:"version"`
-	Resources      []string   `json:"resources"` // group/resource
-	Name           string     `json:"name"`      // of the shard: etcd-events
-	Installer      Installer  `json:"installer"`
-	Hosts          []Host     `json:"hosts"`
-	Override       string     `json:"override"` // the value of --etcd-servers-overrides
-	MainServers    []string   `json:"mainServers"`
-	ShardServers   []string   `json:"shardServers"`
-	EtcdVersion    string     `json:"etcdVersion"`
-	QuotaBytes     int64      `json:"quotaBytes"`
-	MemoryBytes    int64      `json:"memoryBytes"`
-	CPUMillis      int64      `json:"cpuMillis"`
-	VolumeBytes    int64      `json:"volumeBytes"`
-	InitialCluster string     `json:"initialCluster"`
-	Token          string     `json:"initialClusterToken"`
-	DataDir        string     `json:"dataDir"`
-	PKIDir         string     `json:"pkiDir"`
-	ClientPort     int        `json:"clientPort"`
-	PeerPort       int        `json:"peerPort"`
-	Verdict        Verdict    `json:"verdict"`
-	Reason         string     `json:"reason"`
-	Before         Prediction `json:"before"`
-	Main           Prediction `json:"main"`
-	Shard          Prediction `json:"shard"`
-	EventTTL       float64    `json:"eventTTLSeconds"`
-	Rolling        bool       `json:"rolling"` // API servers are restarted one by one; else all are stopped together
-	Notes          []string   `json:"notes"`
-	Findings       []Finding  `json:"findings"` // of the linter, about the override
+	Version      int       `json:"version"`
+	Resources    []string  `json:"resources"` // group/resource
+	Name         string    `json:"name"`      // of the shard: etcd-events
+	Installer    Installer `json:"installer"`
+	Hosts        []Host    `json:"hosts"`
+	Override     string    `json:"override"` // the value of --etcd-servers-overrides
+	MainServers  []string  `json:"mainServers"`
+	ShardServers []string  `json:"shardServers"`
+	EtcdVersion  string    `json:"etcdVersion"`
+	QuotaBytes   int64     `json:"quotaBytes"`
+	MemoryBytes  int64     `json:"memoryBytes"`
+	CPUMillis    int64     `json:"cpuMillis"`
+	VolumeBytes  int64     `json:"volumeBytes"`
+	// AutoCompactionSeconds is etcd's own --auto-compaction-retention: a net below the API servers' compaction.
+	AutoCompactionSeconds float64    `json:"autoCompactionSeconds"`
+	InitialCluster        string     `json:"initialCluster"`
+	Token                 string     `json:"initialClusterToken"`
+	DataDir               string     `json:"dataDir"`
+	PKIDir                string     `json:"pkiDir"`
+	ClientPort            int        `json:"clientPort"`
+	PeerPort              int        `json:"peerPort"`
+	Verdict               Verdict    `json:"verdict"`
+	Reason                string     `json:"reason"`
+	Before                Prediction `json:"before"`
+	Main                  Prediction `json:"main"`
+	Shard                 Prediction `json:"shard"`
+	EventTTL              float64    `json:"eventTTLSeconds"`
+	Rolling               bool       `json:"rolling"` // API servers are restarted one by one; else all are stopped together
+	Notes                 []string   `json:"notes"`
+	Findings              []Finding  `json:"findings"` // of the linter, about the override
 
 	way way
 }
@@ -173,8 +176,28 @@ func (p *Plan) size(e Evidence, policy Policy, names []string) {
 	if w := p.Shard.WritesPerSecond; w != nil {
 		p.CPUMillis = min(100+int64(*w/100)*50, 2000) // some 0.5 ms of CPU a write
 	}
+	p.AutoCompactionSeconds = autoCompaction(together.find(mergedName), p.QuotaBytes, policy.CompactEvery).Seconds()
 	// Database, a copy while it is defragmented, the write-ahead log (five segments and the next) and snapshots.
 	p.VolumeBytes = (2*p.QuotaBytes/int64(bytesize.GiB) + 2) * int64(bytesize.GiB)
+}
+
+// Bounds of autoCompaction: four of the API server's intervals, so that it never comes before it, and the eight hours
+// that installers give where nothing compacts (kubespray's etcd_compaction_retention).
+const (
+	leastCompactIntervals = 4
+	longestCompaction     = 8 * time.Hour
+)
+
+// autoCompaction is how long etcd itself lets history lie where no API server compacts the shard: until it takes a
+// quarter of the quota, within the bounds. Without rates it is an hour.
+func autoCompaction(r ResourceEvidence, quota int64, every time.Duration) time.Duration {
+	least := leastCompactIntervals * every
+	if r.WriteBytesPerSecond == nil || r.WriteBytesPerSecond.Value <= 0 {
+		return max(least, time.Hour)
+	}
+	perSecond := r.WriteBytesPerSecond.Value + r.WritesPerSecond.Or(0)*entryOverhead
+	seconds := min(float64(quota)/4*fill(entrySize(r))/perSecond, longestCompaction.Seconds())
+	return max(least, time.Duration(seconds/60)*time.Minute)
 }
 
 const mergedName = "moved"

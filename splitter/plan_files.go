@@ -77,10 +77,14 @@ func (p *Plan) Pod(h Host) *corev1.Pod {
 		return &corev1.Probe{FailureThreshold: failures, PeriodSeconds: 10, TimeoutSeconds: 15,
 			ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Host: "127.0.0.1", Path: path, Port: intstr.FromInt32(shardMetricsPort), Scheme: corev1.URISchemeHTTP}}}
 	}
+	listen := fmt.Sprintf("https://127.0.0.1:%d", p.ClientPort)
+	if client != listen {
+		listen += "," + client
+	}
 	command := []string{"etcd",
 		"--name=" + name,
 		"--data-dir=/var/lib/etcd",
-		"--listen-client-urls=https://127.0.0.1:" + fmt.Sprint(p.ClientPort) + "," + client,
+		"--listen-client-urls=" + listen,
 		"--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer,
 		"--initial-advertise-peer-urls=" + peer,
@@ -89,6 +93,7 @@ func (p *Plan) Pod(h Host) *corev1.Pod {
 		"--initial-cluster-state=new",
 		fmt.Sprintf("--listen-metrics-urls=http://127.0.0.1:%d", shardMetricsPort),
 		fmt.Sprintf("--quota-backend-bytes=%d", p.QuotaBytes),
+		"--auto-compaction-mode=periodic", "--auto-compaction-retention=" + p.retention(),
 		"--client-cert-auth=true", "--peer-client-cert-auth=true",
 		"--trusted-ca-file=" + pki(p.way.ca), "--cert-file=" + pki(p.way.serverCert), "--key-file=" + pki(p.way.serverKey),
 		"--peer-trusted-ca-file=" + pki(p.way.ca), "--peer-cert-file=" + pki(p.way.peerCert), "--peer-key-file=" + pki(p.way.peerKey),
@@ -124,6 +129,11 @@ func (p *Plan) Pod(h Host) *corev1.Pod {
 			},
 		},
 	}
+}
+
+// retention is AutoCompactionSeconds as etcd reads it.
+func (p *Plan) retention() string {
+	return fmt.Sprintf("%.0fm", p.AutoCompactionSeconds/60)
 }
 
 func (p *Plan) podFiles() ([]File, error) {
@@ -197,7 +207,8 @@ func (p *Plan) kopsFiles() ([]File, error) {
 	spec := map[string]any{"etcdClusters": []any{map[string]any{
 		"name": shard, "version": p.EtcdVersion, "cpuRequest": fmt.Sprintf("%dm", p.CPUMillis), "memoryRequest": fmt.Sprintf("%dMi", p.MemoryBytes>>20),
 		"etcdMembers": members,
-		"manager":     map[string]any{"env": []map[string]string{{"name": "ETCD_QUOTA_BACKEND_BYTES", "value": fmt.Sprint(p.QuotaBytes)}}},
+		"manager": map[string]any{"env": []map[string]string{{"name": "ETCD_QUOTA_BACKEND_BYTES", "value": fmt.Sprint(p.QuotaBytes)},
+			{"name": "ETCD_AUTO_COMPACTION_MODE", "value": "periodic"}, {"name": "ETCD_AUTO_COMPACTION_RETENTION", "value": p.retention()}}},
 	}}}
 	data, err := yaml.Marshal(map[string]any{"apiVersion": "kops.k8s.io/v1alpha2", "kind": "Cluster", "spec": spec})
 	return []File{{"cluster-spec.yaml", data}}, err

@@ -24,7 +24,8 @@ func (p *Plan) runbook() []byte {
 			}
 			return seconds(*f)
 		},
-		"ttl": func(s float64) string { return (time.Duration(s) * time.Second).String() },
+		"seconds": seconds,
+		"ttl":     func(s float64) string { return (time.Duration(s) * time.Second).String() },
 	}).Parse(runbookText))
 	if err := t.Execute(&b, runbookData{p, p.Resources[0] == Events.String() && len(p.Resources) == 1}); err != nil {
 		panic(fmt.Sprintf("the runbook's text does not fit its data: %v", err)) // constant text, constant type
@@ -85,7 +86,8 @@ Verdict at planning: **{{.Verdict}}**. {{.Reason}}
 | compaction | {{secs .Before.CompactionSeconds}} | {{secs .Main.CompactionSeconds}} | {{secs .Shard.CompactionSeconds}} |
 | quota | {{bytes .Before.QuotaBytes}} | {{bytes .Main.QuotaBytes}} | {{size .QuotaBytes}} |
 
-Each new member: {{.CPUMillis}}m CPU, {{size .MemoryBytes}} of memory, a disk of its own with {{size .VolumeBytes}}.
+Each new member: {{.CPUMillis}}m CPU, {{size .MemoryBytes}} of memory, a disk of its own with {{size .VolumeBytes}}. The API servers compact the
+shard as they do main; were none to, etcd itself keeps {{seconds .AutoCompactionSeconds}} of history.
 {{range .Notes}}
 - {{.}}{{end}}
 

@@ -1,18 +1,25 @@
 package split
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
 	"github.com/etcdkeeper/etcdkeeper/internal/kubetest"
 	"github.com/etcdkeeper/etcdkeeper/internal/testproc"
+	"github.com/etcdkeeper/etcdkeeper/splitter"
 )
 
 // The plan of each installer, made from a cluster alone: what is an API object passes the API server's strict dry run,
@@ -23,6 +30,7 @@ func TestPlan_RealServer(t *testing.T) {
 	run := keeper(t)
 	main := etcdtest.Start(t, etcdtest.Options{Versions: []string{etcdtest.V36}})
 	server := kubetest.Start(t, kubetest.Options{EtcdEndpoints: main.Endpoints()})
+	apiServerEvidence(t, run, main, server)
 	own := filepath.Join(t.TempDir(), "kube-apiserver.yaml")
 	if err := os.WriteFile(own, []byte(apiServerPod), 0o600); err != nil {
 		t.Fatal(err)
@@ -92,6 +100,43 @@ func TestPlan_RealServer(t *testing.T) {
 			t.Errorf("%s: lint %s: %d\n%s", installer, value, code, out)
 		}
 	}
+}
+
+// apiServerEvidence wants the events that are written meanwhile in the evidence from the API server's own metrics.
+func apiServerEvidence(t *testing.T, run func(...string) (int, string), main *etcdtest.Cluster, server *kubetest.Server) {
+	t.Helper()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(kubetest.AdminToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(server.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			_, _ = client.CoreV1().Events("default").Create(ctx, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("e-", i)},
+				InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p"}}, metav1.CreateOptions{})
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	eventually(t, "events in the API server's metrics", func() error {
+		code, out := run("split", "recommend", "--endpoints", main.Endpoints()[0], "--observe", "2s", "-w", "json",
+			"--apiserver-metrics", server.URL+"/metrics", "--apiserver-token-file", token, "--apiserver-cacert", server.CAFile)
+		var p splitter.Proposal
+		if err := json.Unmarshal([]byte(out), &p); err != nil || code != 0 {
+			t.Fatalf("split recommend: %d %s", code, out)
+		}
+		for _, r := range p.Evidence.Resources {
+			if w := r.WritesPerSecond; r.Resource == "events" && w != nil && w.Source == splitter.FromAPIServer && w.Value > 0 && r.CreatesPerSecond.Or(0) > 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("got %+v", p.Evidence.Resources)
+	})
 }
 
 // kubesprayPatch is the patch that kubespray's variables give to kubeadm.
