@@ -1,5 +1,5 @@
 # The predictions of split recommend beside what is measured, and the reading of a write-ahead log beside etcd's own;
-# four minutes.
+# six minutes.
 .PHONY: bench-split
 bench-split:
 	$(GO) test -run '^$$' -bench BenchmarkWAL -benchtime 5x ./internal/etcdfile

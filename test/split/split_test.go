@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -361,33 +360,5 @@ func (w *world) prepareShard() {
 	}
 	for _, m := range w.shard.Members {
 		m.WaitReady(t)
-	}
-}
-
-// keeper builds the binary once a test and returns a function that runs it.
-func keeper(t *testing.T) func(args ...string) (code int, out string) {
-	t.Helper()
-	testproc.RequireReal(t)
-	bin := filepath.Join(t.TempDir(), "etcdkeeper")
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "./cmd/etcdkeeper")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return func(args ...string) (int, string) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, bin, args...)
-		cmd.Env = append(os.Environ(), "ETCDKEEPER_LOG_LEVEL=error")
-		out, err := cmd.CombinedOutput()
-		if err != nil && cmd.ProcessState == nil {
-			t.Fatalf("etcdkeeper %s: %v", strings.Join(args, " "), err)
-		}
-		return cmd.ProcessState.ExitCode(), string(out)
 	}
 }
