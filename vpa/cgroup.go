@@ -118,5 +118,5 @@ func FindCgroup(procRoot, cgroupRoot string, pid int) (string, error) {
 			errs = append(errs, err)
 		}
 	}
-	return "", errors.Join(append(errs, fmt.Errorf("find the cgroup of process %d: no memory.current for %s", pid, path))...)
+	return "", errors.Join(append(errs, fmt.Errorf("find the cgroup of process %d: no memory.current for %s: is the memory controller on cgroup v1, which is not read?", pid, path))...)
 }

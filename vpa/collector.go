@@ -70,8 +70,10 @@ func (c *Collector) Sample(r Reading) Sample {
 		s.Memory, s.Anon, s.LiveHeap, s.Drivers = m.Resident, min(m.GoAnon, m.Resident), m.HeapLive, m.Drivers
 		s.File = s.Memory - s.Anon
 		if l := last.Etcd; l != nil {
-			s.CPU = increase(l.CPU, m.CPU) / seconds
 			s.Restart = known(l.Start) && known(m.Start) && math.Abs(m.Start-l.Start) > 1
+		}
+		if l := last.Etcd; l != nil && !s.Restart { // the counters of a new process began at 0
+			s.CPU = increase(l.CPU, m.CPU) / seconds
 			s.Drivers.PutBytes = increase(l.PutSize, m.PutSize) / increase(l.Puts, m.Puts)
 			s.Drivers.SentBytes = increase(l.Sent, m.Sent)
 		}

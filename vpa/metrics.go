@@ -44,8 +44,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// observe exports a sample and the OOM kills that it brought.
-func (m *Metrics) observe(member string, s Sample, kills []OOMEvent) {
+// observe exports a sample, and the driver of its OOM kill where it has one.
+func (m *Metrics) observe(member string, s Sample, driver Driver) {
 	for part, v := range map[string]float64{"anonymous": s.Anon, "file": s.File, "live_heap": s.LiveHeap, "garbage": s.Drivers.HeapGarbage, "total": s.Memory} {
 		set(m.usage, v, member, part)
 	}
@@ -53,8 +53,8 @@ func (m *Metrics) observe(member string, s Sample, kills []OOMEvent) {
 	for _, d := range AllDrivers() {
 		m.ooms.WithLabelValues(member, string(d))
 	}
-	for _, k := range kills {
-		m.ooms.WithLabelValues(member, string(k.Driver)).Inc()
+	if s.OOM {
+		m.ooms.WithLabelValues(member, string(driver)).Inc()
 	}
 	restarts := m.restarts.WithLabelValues(member)
 	if s.Restart {

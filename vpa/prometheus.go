@@ -33,8 +33,9 @@ type Prometheus struct {
 	Client   *http.Client
 }
 
-// promGauges are asked for their highest value within a step, promCounters as
-// they stand.
+// promGauges are asked for their highest value within a step, promCounters for
+// their last. Neither is carried over a step without a scrape: a counter that
+// seems to stand still would give a rate of zero, and twice the rate after it.
 var (
 	promGauges = []string{famResident, famGoSys, famGoReleased, famGoAlloc, famGoNextGC, famKeys, famRevision, famCompact,
 		famApplied, famWatchStreams, famWatchers, famDB, famDBInUse, famQuota}
@@ -85,16 +86,22 @@ func (p Prometheus) chunk(ctx context.Context, base *url.URL, from, to time.Time
 		if err != nil {
 			return fmt.Errorf("query %s: %w", query, err)
 		}
-		if len(series) > 1 {
-			return fmt.Errorf("query %s: %d series (%s): name the member's instance", query, len(series), strings.Join(instances(series), ", "))
-		}
+		twice := 0
 		for _, s := range series {
 			for _, v := range s.Values {
 				if values[v.at] == nil {
 					values[v.at] = map[string]float64{}
 				}
+				if old, there := values[v.at][name]; there {
+					twice++
+					v.value = max(old, v.value)
+				}
 				values[v.at][name] = v.value
 			}
+		}
+		// A pod that moved has one series after the other, under another instance.
+		if twice >= len(series) && len(series) > 1 {
+			return fmt.Errorf("query %s: %d series at once (%s): name the member's instance", query, len(series), strings.Join(instances(series), ", "))
 		}
 		return nil
 	}
@@ -105,7 +112,7 @@ func (p Prometheus) chunk(ctx context.Context, base *url.URL, from, to time.Time
 		}
 	}
 	for _, name := range promCounters {
-		if err := ask(name, fmt.Sprintf("%s{%s}", name, p.matchers())); err != nil {
+		if err := ask(name, fmt.Sprintf("last_over_time(%s{%s}[%ds])", name, p.matchers(), int(promStep.Seconds()))); err != nil {
 			return nil, err
 		}
 	}

@@ -147,10 +147,13 @@ func restartIsSeen(t *testing.T, m *etcdtest.Member, s *Sizer) {
 func TestReal_PrometheusBackFill(t *testing.T) {
 	testproc.RequireReal(t)
 	path := testproc.Installed(t, "prometheus", "prometheus")
-	etcd := etcdtest.Start(t, etcdtest.Options{Versions: []string{etcdtest.V36}})
+	etcd := etcdtest.Start(t, etcdtest.Options{Versions: []string{etcdtest.V36, etcdtest.V36, etcdtest.V36}})
 	dir := t.TempDir()
-	target := strings.TrimPrefix(etcd.Members[0].MetricsURL, "http://")
-	config := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: etcd\n  static_configs: [{targets: [%q]}]\n", target)
+	var targets []string
+	for _, m := range etcd.Members {
+		targets = append(targets, strings.TrimPrefix(m.MetricsURL, "http://"))
+	}
+	config := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: etcd\n  static_configs: [{targets: [%s]}]\n", strings.Join(targets, ", "))
 	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -170,13 +173,35 @@ func TestReal_PrometheusBackFill(t *testing.T) {
 		_ = resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	})
+	source := Prometheus{URL: "http://" + listen, Selector: `job="etcd"`, Instance: targets[0]}
 	var samples []Sample
-	within(t, "history of etcd's memory in prometheus", func() bool {
+	history := func() bool {
 		samples = nil
-		_, err := Prometheus{URL: "http://" + listen, Selector: `job="etcd"`}.BackFill(t.Context(), 10*time.Minute, time.Now().Add(time.Minute), func(s Sample) {
-			samples = append(samples, s)
-		})
+		_, err := source.BackFill(t.Context(), 10*time.Minute, time.Now().Add(time.Minute), func(s Sample) { samples = append(samples, s) })
 		return err == nil && len(samples) > 0 && known(samples[len(samples)-1].Anon) && known(samples[len(samples)-1].Drivers.DBBytes)
+	}
+	within(t, "history of etcd's memory in prometheus", history)
+	within(t, "three members without an instance are refused", func() bool {
+		_, err := Prometheus{URL: source.URL, Selector: source.Selector}.BackFill(t.Context(), 10*time.Minute, time.Now().Add(time.Minute), func(Sample) {})
+		return err != nil && strings.Contains(err.Error(), "3 series at once")
+	})
+	// A month is more points than Prometheus answers at once.
+	if n, err := source.BackFill(t.Context(), 30*24*time.Hour, time.Now().Add(time.Minute), func(Sample) {}); err != nil || n == 0 {
+		t.Errorf("a month: got %d samples, %v", n, err)
+	}
+	etcd.Members[0].Restart(t)
+	within(t, "the restart is in the history, without CPU use from counters that began anew", func() bool {
+		restart := false
+		if !history() {
+			return false
+		}
+		for _, s := range samples {
+			restart = restart || s.Restart
+			if s.CPU < 0 || s.Restart && known(s.CPU) {
+				t.Fatalf("got %+v, want no rate over a restart", s)
+			}
+		}
+		return restart
 	})
 	proc, err := ReadProcess("/proc", etcd.Members[0].PID())
 	if err != nil {

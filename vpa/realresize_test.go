@@ -358,53 +358,7 @@ func TestReal_RefusedResizes(t *testing.T) {
 		cp.wantEvent(t, "static", "EtcdSizeProposed", corev1.EventTypeNormal)
 	})
 	t.Run("custom resources", func(t *testing.T) { customResources(t, cp) })
-}
-
-// customResources gives the VerticalPodAutoscaler's own definitions what the
-// formats write.
-func customResources(t *testing.T, cp controlPlane) {
-	root, err := testproc.RepositoryRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	download := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", "k8s.io/autoscaler/vertical-pod-autoscaler")
-	download.Dir = filepath.Join(root, "test/bench/vpa")
-	out, err := download.Output()
-	if err != nil {
-		t.Fatalf("download the autoscaler's module: %v", err)
-	}
-	var module struct{ Dir string }
-	if err := json.Unmarshal(out, &module); err != nil {
-		t.Fatal(err)
-	}
-	cp.server.Kubectl(t, "apply", "--server-side", "-f", filepath.Join(module.Dir, "deploy/vpa-v1-crd-gen.yaml"))
-	r := newRecommender(t)
-	at := observeDays(r, 15, 400*mib)
-	target := Target{Namespace: "default", Kind: "StatefulSet", Name: "etcd-main", Container: "etcd", InPlace: true}
-	object, err := r.Recommend(at).FormatVPA(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkpoint, err := r.FormatCheckpoint(target, at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, b := range map[string][]byte{"verticalpodautoscaler": object, "verticalpodautoscalercheckpoint": checkpoint} {
-		within(t, name+" is served and takes what is written", func() bool {
-			_, err := cp.server.TryKubectl(t, string(b), "apply", "-f", "-")
-			if err != nil {
-				t.Log(err)
-			}
-			return err == nil
-		})
-	}
-	status, err := ParseCheckpoint([]byte(cp.server.Kubectl(t, "get", "verticalpodautoscalercheckpoint", "etcd-main-etcd", "-o", "json")))
-	if err != nil || status.TotalSamplesCount != r.samples {
-		t.Fatalf("got %d samples back, %v, want %d", status.TotalSamplesCount, err, r.samples)
-	}
-	if err := newRecommender(t).RestoreCheckpointStatus(status); err != nil {
-		t.Error(err)
-	}
+	t.Run("kubectl takes the formats", func(t *testing.T) { kubectlFormats(t, cp) })
 }
 
 // keeperOf makes what a keeper beside a member has, sharing at once.

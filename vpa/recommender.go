@@ -212,6 +212,26 @@ func (r *Recommender) countWindowPeak(t time.Time, v float64) {
 	}
 }
 
+// succeed takes over what another history of the same member has beyond this
+// one: its highest values, its kills, and what is held.
+func (r *Recommender) succeed(own *Recommender) {
+	theirs := own.named()
+	for name, p := range r.named() {
+		if from := theirs[name]; len(from.windows) > 0 && (name != demandPeaks || own.steady == r.steady) {
+			p.add(from.windows[len(from.windows)-1].start, from.level(), r.cfg.Policy)
+		}
+	}
+	if r.cpu.Empty() {
+		r.cpu = own.cpu
+	}
+	r.oomFloor, r.oomCut, r.oomAt, r.ooms, r.events = own.oomFloor, own.oomCut, own.oomAt, own.ooms, own.events
+	r.band, r.request, r.cpuBand, r.keyspace = own.band, own.request, own.cpuBand, own.keyspace
+	if own.last.After(r.last) {
+		r.last = own.last
+	}
+	r.samples += own.samples
+}
+
 // memoryTarget is what the history alone asks for, in bytes.
 type memoryTarget struct {
 	level, typical, headroom, floor float64

@@ -145,19 +145,32 @@ func (s *Sizer) Sample(ctx context.Context) error {
 		return &NoSourceError{reports}
 	}
 	s.latest = sample
-	before := len(s.rec.events)
 	s.rec.Observe(sample)
 	if s.o.Metrics != nil {
-		s.o.Metrics.observe(s.member.String(), sample, s.rec.events[min(before, len(s.rec.events)):])
+		driver := DriverUnknown
+		if n := len(s.rec.events); n > 0 {
+			driver = s.rec.events[n-1].Driver
+		}
+		s.o.Metrics.observe(s.member.String(), sample, driver)
 	}
 	return nil
 }
 
-// BackFill observes what Prometheus has of the member.
+// BackFill takes what Prometheus has of the member as its history, where that
+// is longer than its own; the highest that it saw itself stays.
 func (s *Sizer) BackFill(ctx context.Context, p Prometheus, since time.Duration) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return p.BackFill(ctx, since, time.Now(), s.rec.Observe)
+	fresh, err := NewRecommender(s.cfg, s.rec.member)
+	if err != nil {
+		return 0, err
+	}
+	n, err := p.BackFill(ctx, since, time.Now(), fresh.Observe)
+	if err == nil && fresh.peaks.observed() > s.rec.peaks.observed() {
+		fresh.succeed(s.rec)
+		s.rec = fresh
+	}
+	return n, err
 }
 
 // RestoreCheckpoint takes the histograms of a VerticalPodAutoscalerCheckpoint.
@@ -189,9 +202,16 @@ func (s *Sizer) Recommend(ctx context.Context) Recommendation {
 	own := s.rec.Recommend(time.Now())
 	s.mu.Unlock()
 	own.Name = s.member.String()
-	all := own.OverMembers(s.profiles(ctx))
+	shared := s.profiles(ctx)
+	all := own.OverMembers(shared)
 	s.mu.Lock()
 	s.last = own
+	for _, p := range shared {
+		// A keeper that starts anew shares no sooner than the one before it.
+		if p.Member == own.Member && p.At.After(s.shared) && !p.At.After(own.At) {
+			s.shared = p.At
+		}
+	}
 	s.mu.Unlock()
 	if s.o.Metrics != nil {
 		s.o.Metrics.recommend(s.member.String(), all)

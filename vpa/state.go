@@ -55,12 +55,15 @@ type state struct {
 
 const stateEnd = "end"
 
+// demandPeaks names the peaks that the limit goes by.
+const demandPeaks = "demand"
+
 // point is a peak as [seconds since 1970, value].
 type point [2]float64
 
 // named is the peaks by their name in the checkpoint.
 func (r *Recommender) named() map[string]*peaks {
-	return map[string]*peaks{"demand": &r.peaks, "liveHeap": &r.live, "sent": &r.burst, "ranges": &r.ranges,
+	return map[string]*peaks{demandPeaks: &r.peaks, "liveHeap": &r.live, "sent": &r.burst, "ranges": &r.ranges,
 		"watchers": &r.watchers, "watchStreams": &r.streams, "databaseInUse": &r.dbInUse}
 }
 

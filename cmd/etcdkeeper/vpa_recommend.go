@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type vpaRecommendFlags struct {
 	target                       vpa.Target
 }
 
+// defaultManifest is where kubeadm puts etcd's static pod.
+const defaultManifest = "/etc/kubernetes/manifests/etcd.yaml"
+
 // The formats of --format.
 var vpaFormats = []string{"patch", "vpa", "podresources", "manifest", "checkpoint"}
 
@@ -57,7 +61,7 @@ With little history the confidence is low, and it says so.`,
 	config.AddFlag(fs, "member", "etcd.member")
 	config.AddFlag(fs, "state-dir", "stateDir")
 	fs.StringVar(&f.format, "format", "", "write YAML for kubectl instead: "+strings.Join(vpaFormats, ", "))
-	fs.StringVar(&f.manifest, "manifest", "", "static pod manifest to take over with --format manifest")
+	fs.StringVar(&f.manifest, "manifest", "", "static pod manifest to take over with --format manifest (default vpa.manifest of the configuration, else "+defaultManifest+")")
 	fs.BoolVar(&f.propose, "propose", false, "write the manifest beside the old one, under a name that the kubelet passes over")
 	fs.StringVar(&f.out, "out", "", "write to this file instead of standard output")
 	fs.StringVar(&f.prometheus, "prometheus", "", "URL of a Prometheus to take history from")
@@ -70,7 +74,7 @@ With little history the confidence is low, and it says so.`,
 	fs.StringVar(&f.checkpointFile, "vpa-checkpoint", "", "VerticalPodAutoscalerCheckpoint (JSON or YAML) to take history from")
 	fs.StringArrayVar(&f.censuses, "census", nil, "census written by 'etcdkeeper census -w json', for the index; given twice, for the growth too")
 	fs.StringVar(&f.target.Namespace, "namespace", "kube-system", "namespace in what --format writes")
-	fs.StringVar(&f.target.Kind, "target-kind", "Pod", "kind in what --format writes: Pod, StatefulSet, Deployment or DaemonSet")
+	fs.StringVar(&f.target.Kind, "target-kind", "", "kind in what --format writes: Pod, StatefulSet, Deployment or DaemonSet (default Pod; with --format vpa StatefulSet)")
 	fs.StringVar(&f.target.Name, "target-name", "etcd", "name in what --format writes")
 	fs.StringVar(&f.target.Container, "container", "etcd", "name of the container")
 	fs.BoolVar(&f.target.InPlace, "in-place", false, "with --format vpa: update mode InPlace instead of Off")
@@ -85,9 +89,9 @@ func (f vpaRecommendFlags) check() (since time.Duration, err error) {
 	switch {
 	case !known:
 		return 0, usagef("--format %q: want one of %s", f.format, strings.Join(vpaFormats, ", "))
-	case (f.format == "manifest") != (f.manifest != ""):
-		return 0, usagef("--format manifest and --manifest FILE go together")
-	case f.propose && f.manifest == "":
+	case f.manifest != "" && f.format != "manifest":
+		return 0, usagef("--manifest goes with --format manifest")
+	case f.propose && f.format != "manifest":
 		return 0, usagef("--propose goes with --format manifest")
 	case f.propose && f.out != "":
 		return 0, usagef("--propose names the file itself: leave --out away")
@@ -97,7 +101,7 @@ func (f vpaRecommendFlags) check() (since time.Duration, err error) {
 		return 0, usagef("--observe %s: want 0s to 1h", f.observe)
 	}
 	switch f.target.Kind {
-	case "Pod", "StatefulSet", "Deployment", "DaemonSet":
+	case "", "Pod", "StatefulSet", "Deployment", "DaemonSet":
 	default:
 		return 0, usagef("--target-kind %q: want Pod, StatefulSet, Deployment or DaemonSet", f.target.Kind)
 	}
@@ -109,6 +113,19 @@ func (f vpaRecommendFlags) check() (since time.Duration, err error) {
 		return 0, usagef("--since: %w", err)
 	}
 	return since, nil
+}
+
+// setDefaults fills what depends on the format.
+func (f *vpaRecommendFlags) setDefaults(cfg *config.Config) {
+	if f.target.Kind == "" {
+		f.target.Kind = "Pod"
+		if f.format == "vpa" {
+			f.target.Kind = "StatefulSet"
+		}
+	}
+	if f.format == "manifest" && f.manifest == "" {
+		f.manifest = cmp.Or(cfg.VPA.Manifest, defaultManifest)
+	}
 }
 
 // vpaAnswer is what is printed: the recommendation and where it came from.
@@ -126,6 +143,7 @@ func (a *app) vpaRecommend(cmd *cobra.Command, f vpaRecommendFlags) error {
 	if err != nil {
 		return err
 	}
+	f.setDefaults(cfg)
 	ctx := cmd.Context()
 	c, err := a.connect(ctx, cmd)
 	if err != nil {
@@ -153,6 +171,12 @@ func (a *app) vpaRecommend(cmd *cobra.Command, f vpaRecommendFlags) error {
 	b, err := f.write(s, rec)
 	if err != nil {
 		return err
+	}
+	if a.writeOut == "json" && f.out == "" && !f.propose {
+		if b, err = yaml.YAMLToJSON(b); err != nil {
+			return err
+		}
+		b = append(b, '\n')
 	}
 	if f.propose {
 		f.out = vpa.ProposalPath(f.manifest)
@@ -295,7 +319,7 @@ func (f vpaRecommendFlags) write(s *vpa.Sizer, rec vpa.Recommendation) ([]byte, 
 	}
 	old, err := os.ReadFile(filepath.Clean(f.manifest))
 	if err != nil {
-		return nil, fmt.Errorf("read the manifest: %w", err)
+		return nil, fmt.Errorf("read the manifest: %w; --manifest names another", err)
 	}
 	return rec.FormatManifest(old, f.target.Container)
 }

@@ -101,10 +101,10 @@ func TestVPARecommend_NoSource(t *testing.T) {
 func TestVPARecommend_Refuses(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--format helm", `--format "helm"`},
-		{"--format manifest", "--manifest FILE"},
 		{"--manifest x", "--format manifest"},
+		{"--census a --census b --census c", "got 3"},
 		{"--propose", "--propose goes with"},
-		{"--format vpa", "--target-kind StatefulSet"},
+		{"--format vpa --target-kind Pod", "--target-kind StatefulSet"},
 		{"--target-kind Job", `--target-kind "Job"`},
 		{"--since 1y", "--since"},
 		{"--observe 2h", "--observe 2h"},
@@ -160,11 +160,50 @@ func TestVPARecommend_Embedded(t *testing.T) {
 			t.Errorf("--format %s: got %q", f, out)
 		}
 	}
+	if out := run("--format", "vpa"); !strings.Contains(out, "kind: StatefulSet") || !strings.Contains(out, `updateMode: "Off"`) {
+		t.Errorf("--format vpa: got %s, want a StatefulSet's", out)
+	}
+	if out := run("--format", "patch", "-w", "json"); !json.Valid([]byte(out)) || !strings.Contains(out, `"memory"`) {
+		t.Errorf("--format patch -w json: got %s, want JSON", out)
+	}
 	if out := run("--format", "manifest", "--manifest", manifest, "--propose"); out != "" {
 		t.Errorf("--propose: got %q on standard output, want none", out)
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, ".etcd.proposed.yaml")); err != nil || !strings.Contains(string(b), "GOMEMLIMIT") {
 		t.Errorf("the proposal: got %s, %v", b, err)
+	}
+}
+
+func TestVPARecommend_Census(t *testing.T) {
+	e := etcdtest.Embed(t, etcdtest.EmbedOptions{})
+	client := e.Client(t)
+	dir := t.TempDir()
+	census := func(name string, keys int) string {
+		t.Helper()
+		for i := range keys {
+			if _, err := client.Put(t.Context(), fmt.Sprintf("/registry/events/default/an-event-%03d", i), "k8s"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		code, stdout, stderr := runCmd(t, "census", "--endpoints", e.Endpoint, "-w", "json")
+		if code != exitDone {
+			t.Fatalf("census: got exit code %d and %q", code, stderr)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(stdout), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	old, latest := census("old.json", 10), census("latest.json", 60)
+	args := []string{"vpa", "recommend", "--endpoints", e.Endpoint, "--proc", "", "--observe", "0s"}
+	code, stdout, stderr := runCmd(t, append(args, "--census", latest, "--census", old)...)
+	if code != exitDone || !strings.Contains(stdout, "mostly events") || !strings.Contains(stdout, "source census") {
+		t.Errorf("got exit code %d, %s%s, want the events in the index", code, stdout, stderr)
+	}
+	code, _, stderr = runCmd(t, append(args, "--census", filepath.Join(dir, "none.json"))...)
+	if code != exitUsage || !strings.Contains(stderr, "none.json") {
+		t.Errorf("no such census: got exit code %d, %q", code, stderr)
 	}
 }
 
