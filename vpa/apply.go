@@ -109,6 +109,9 @@ func (a *Applier) apply(ctx context.Context, s *Sizer, rec Recommendation) (Appl
 	if err != nil && a.cfg.Apply == ApplyResize {
 		return ApplyReport{Outcome: OutcomeFailed}, fmt.Errorf("apply the size of member %s: %w", s.member, err)
 	}
+	if at, limit, ok := oomKilled(pod, a.cfg.Container); ok {
+		s.noteKill(at, limit)
+	}
 	in, err := a.input(ctx, s, rec, v, pod)
 	if err != nil {
 		return ApplyReport{Outcome: OutcomeFailed}, err

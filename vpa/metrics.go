@@ -62,6 +62,9 @@ func (m *Metrics) observe(member string, s Sample, driver Driver) {
 	}
 }
 
+// kill counts an OOM kill that no sample showed.
+func (m *Metrics) kill(member string, d Driver) { m.ooms.WithLabelValues(member, string(d)).Inc() }
+
 // recommend exports a recommendation.
 func (m *Metrics) recommend(member string, r Recommendation) {
 	for bound, v := range map[string]Number{"request": r.Memory.Request.Bytes, "limit": r.Memory.Limit.Bytes, "lower": r.Memory.Lower, "upper": r.Memory.Upper, "target": r.Memory.Target} {

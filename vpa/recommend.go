@@ -30,6 +30,7 @@ type Recommendation struct {
 	Volume          Amount            `json:"volume"`
 	Drivers         DriverParts       `json:"drivers"`
 	OOMs            []OOMEvent        `json:"oomKills"`
+	Restarts        []RestartEvent    `json:"restarts"`
 	// Decisive is the member whose numbers these are, where the maximum over the
 	// members was taken.
 	Decisive string `json:"decisiveMember,omitempty"`
@@ -78,10 +79,13 @@ func (r *Recommender) Recommend(now time.Time) Recommendation {
 	rec := Recommendation{
 		Member: r.member, At: now.UTC(), Samples: r.samples, HistorySeconds: observed.Seconds(),
 		Confidence:      Number(min(1, observed.Hours()/fullConfidence.Hours())),
-		ConfidenceWords: confidenceWords(observed, r.samples), OOMs: r.events,
+		ConfidenceWords: confidenceWords(observed, r.samples), OOMs: r.events, Restarts: r.restarts,
 	}
 	if rec.OOMs == nil {
 		rec.OOMs = []OOMEvent{}
+	}
+	if rec.Restarts == nil {
+		rec.Restarts = []RestartEvent{}
 	}
 	rec.CPU = r.recommendCPU(now)
 	if len(r.peaks.windows) == 0 {

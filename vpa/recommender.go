@@ -11,7 +11,6 @@ import (
 const (
 	cpuSampleWeight = 0.1
 	memoryWindow    = 24 * time.Hour
-	maxOOMEvents    = 16
 )
 
 // Recommender turns samples into a recommendation. It holds weeks of history in
@@ -37,6 +36,7 @@ type Recommender struct {
 	oomCut   float64 // what was in use at the last kill, 0 once as much was seen without one
 	ooms     int     // kills within the hold, 2 for more
 	events   []OOMEvent
+	restarts []RestartEvent
 	band     band
 	request  band
 	cpuBand  band
@@ -46,13 +46,6 @@ type Recommender struct {
 	before      Sample // the last sample with drivers
 	first, last time.Time
 	samples     int
-}
-
-// OOMEvent is a kill for memory and what drove it.
-type OOMEvent struct {
-	Time   time.Time `json:"time"`
-	Driver Driver    `json:"driver"`
-	Bytes  Number    `json:"bytes"` // the memory that was in use at least
 }
 
 // windowPeak is the highest demand of the 24 h window in hand, already counted
@@ -90,6 +83,9 @@ func NewRecommender(cfg Config, member string) (*Recommender, error) {
 func (r *Recommender) Observe(s Sample) {
 	if s.Time.IsZero() {
 		return
+	}
+	if s.Restart {
+		r.noteRestart(s)
 	}
 	used := r.observeDrivers(s)
 	if known(s.CPU) {
@@ -143,53 +139,12 @@ func (r *Recommender) observeDrivers(s Sample) bool {
 	return any
 }
 
-// noteOOM blames the driver that was highest before the kill, and returns what
-// was in use then, 0 where that is not known.
-func (r *Recommender) noteOOM(s Sample) float64 {
-	driver := s.Top()
-	if r.before.Drivers.Version != "" || known(r.before.Drivers.Keys) {
-		driver = r.before.Top()
-	}
-	// After the kill the new process is small: what was in use is the limit, else
-	// the highest use that was seen.
-	used := s.Limit
-	if !known(used) {
-		used = r.peaks.level()
-		if v := s.Demand(); known(v) {
-			used = max(used, v)
-		}
-	}
-	r.events = append(r.events, OOMEvent{s.Time, driver, Number(used)})
-	if over := len(r.events) - maxOOMEvents; over > 0 {
-		r.events = r.events[over:]
-	}
-	r.ooms = min(r.ooms+1, 2)
-	r.oomFloor = max(r.oomFloor, used*(1+(r.cfg.Policy.OOMFactor-1)*float64(r.ooms)), used+float64(r.cfg.Policy.OOMAdd))
-	r.oomAt, r.oomCut = s.Time, used
-	return used
-}
-
 func (r *Recommender) observeDemand(t time.Time, v float64, oom bool) {
 	r.peaks.add(t, v, r.cfg.Policy)
 	if !oom {
 		r.endOOM(t, v)
 	}
 	r.countWindowPeak(t, v)
-}
-
-// endOOM lets the jump after a kill go: soon when the demand that was cut off
-// was seen, else as late as a peak fades, since nobody knows what it was.
-func (r *Recommender) endOOM(t time.Time, v float64) {
-	if v >= r.oomCut {
-		r.oomCut = 0
-	}
-	hold := r.cfg.Policy.OOMHold
-	if r.oomCut > 0 {
-		hold = max(hold, r.cfg.Policy.PeakHold)
-	}
-	if r.oomFloor > 0 && t.Sub(r.oomAt) > hold {
-		r.oomFloor, r.oomCut, r.ooms = 0, 0, 0
-	}
 }
 
 // countWindowPeak keeps the histogram as the Vertical Pod Autoscaler would: one
@@ -225,6 +180,7 @@ func (r *Recommender) succeed(own *Recommender) {
 		r.cpu = own.cpu
 	}
 	r.oomFloor, r.oomCut, r.oomAt, r.ooms, r.events = own.oomFloor, own.oomCut, own.oomAt, own.ooms, own.events
+	r.restarts = own.restarts
 	r.band, r.request, r.cpuBand, r.keyspace = own.band, own.request, own.cpuBand, own.keyspace
 	if own.last.After(r.last) {
 		r.last = own.last

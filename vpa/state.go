@@ -44,6 +44,7 @@ type state struct {
 	OOMAt    time.Time           `json:"oomAt,omitzero"`
 	OOMs     int                 `json:"oomsInHold"`
 	Events   []OOMEvent          `json:"oomKills"`
+	Restarts []RestartEvent      `json:"restarts"`
 	Limit    band                `json:"limit"`
 	Request  band                `json:"request"`
 	CPUBand  band                `json:"cpuRequest"`
@@ -72,7 +73,7 @@ func (r *Recommender) Save(w io.Writer) error {
 	s := state{
 		Version: stateVersion, Member: r.member, Written: r.last, CPU: r.cpu.Checkpoint(), Memory: r.memory.Checkpoint(),
 		Window: r.window, Peaks: map[string][]point{}, Steady: r.steady,
-		OOMFloor: r.oomFloor, OOMCut: r.oomCut, OOMAt: r.oomAt, OOMs: r.ooms, Events: r.events, Limit: r.band, Request: r.request,
+		OOMFloor: r.oomFloor, OOMCut: r.oomCut, OOMAt: r.oomAt, OOMs: r.ooms, Events: r.events, Restarts: r.restarts, Limit: r.band, Request: r.request,
 		CPUBand: r.cpuBand, First: r.first, Last: r.last, Samples: r.samples, End: stateEnd,
 	}
 	for name, p := range r.named() {
@@ -154,7 +155,7 @@ func (r *Recommender) take(s state) error {
 		p.digest(r.cfg.Policy)
 	}
 	r.window, r.steady = s.Window, s.Steady
-	r.oomFloor, r.oomCut, r.oomAt, r.ooms, r.events = s.OOMFloor, s.OOMCut, s.OOMAt, min(s.OOMs, 2), s.Events
+	r.oomFloor, r.oomCut, r.oomAt, r.ooms, r.events, r.restarts = s.OOMFloor, s.OOMCut, s.OOMAt, min(s.OOMs, 2), s.Events, s.Restarts
 	r.band, r.request, r.cpuBand = s.Limit, s.Request, s.CPUBand
 	r.first, r.last, r.samples = s.First, s.Last, s.Samples
 	return nil

@@ -341,6 +341,9 @@ func vpaTable(w io.Writer, r vpaAnswer) error {
 	for _, k := range r.OOMs {
 		rows = append(rows, []string{"OOM kill", size(k.Bytes), fmt.Sprintf("at %s; highest driver: %s", k.Time.UTC().Format(time.RFC3339), k.Driver)})
 	}
+	for _, k := range r.Restarts {
+		rows = append(rows, []string{"restart", size(k.Bytes), fmt.Sprintf("at %s; highest driver: %s", k.Time.UTC().Format(time.RFC3339), k.Driver)})
+	}
 	for _, s := range r.Sources {
 		state := "read"
 		if !s.OK {
