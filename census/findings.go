@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
@@ -64,8 +65,8 @@ func human(n int64) string { return bytesize.Bytes(n).Human() }
 
 func (f *finder) sizes() {
 	near := int64(f.th.NearLimit * float64(f.th.ObjectLimit))
-	for _, o := range f.c.Largest {
-		if o.Bytes < near {
+	for i, o := range f.c.Largest {
+		if o.Bytes < near || i == maxNearLimit {
 			break
 		}
 		f.add("object-near-limit", Critical, o.ResourceName(), float64(o.Bytes), float64(near),
@@ -82,6 +83,9 @@ func (f *finder) sizes() {
 		}
 	}
 }
+
+// maxNearLimit bounds the findings on single objects; the list of the largest has more.
+const maxNearLimit = 10
 
 func nameOf(o Object) string {
 	if o.Namespace == "" {
@@ -106,15 +110,30 @@ func (f *finder) counts() {
 		limit           int64
 	}{{"", "pods", f.th.PodsPerNamespace}, {"", "services", f.th.ServicesPerNamespace}, {"apps", "deployments", f.th.DeploymentsPerNamespace}} {
 		_, t := f.resource(c.group, c.resource)
-		for _, cell := range t.cells {
-			if c.limit > 0 && cell.keys > c.limit {
-				name := keyspace.GroupResource(c.group, c.resource)
-				f.add("over-threshold", Warning, name, float64(cell.keys), float64(c.limit),
-					"Spread the workload over more namespaces: controllers work through a namespace at a time.",
-					"Namespace %s has %d %s, more than the %d a namespace up to which Kubernetes is tested.", Printable(cell.name), cell.keys, name, c.limit)
-			}
+		over := most(t.cells, func(cell *cell) bool { return c.limit > 0 && cell.keys > c.limit })
+		if len(over) == 0 {
+			continue
+		}
+		name := keyspace.GroupResource(c.group, c.resource)
+		message := fmt.Sprintf("Namespace %s has %d %s, more than the %d a namespace up to which Kubernetes is tested.", Printable(over[0].name), over[0].keys, name, c.limit)
+		if len(over) > 1 {
+			message = fmt.Sprintf("%d namespaces have more %s than the %d a namespace up to which Kubernetes is tested, most of all %s with %d.",
+				len(over), name, c.limit, Printable(over[0].name), over[0].keys)
+		}
+		f.add("over-threshold", Warning, name, float64(over[0].keys), float64(c.limit),
+			"Spread the workload over more namespaces: controllers work through a namespace at a time.", "%s", message)
+	}
+}
+
+// most are the cells that pass, those with most keys first.
+func most(cells []*cell, pass func(*cell) bool) (out []*cell) {
+	for _, c := range cells {
+		if pass(c) {
+			out = append(out, c)
 		}
 	}
+	slices.SortFunc(out, func(a, b *cell) int { return cmp.Or(cmp.Compare(b.keys, a.keys), cmp.Compare(a.name, b.name)) })
+	return out
 }
 
 func (f *finder) finished() {
@@ -173,7 +192,7 @@ func (f *finder) namespaces() {
 		}
 		for _, cell := range t.cells {
 			share := float64(cell.keys) / float64(max(1, r.Keys))
-			if cell.name == "" || cell.keys < max(1, f.th.NamespaceKeys) || share < f.th.NamespaceShare {
+			if cell.name == "" || cell.keys < max(1, f.th.NamespaceKeys) || share < f.th.NamespaceShare || r.Resource == "leases" && cell.name == nodeLeases {
 				continue
 			}
 			f.add("one-namespace", Warning, r.Name(), share, f.th.NamespaceShare,
@@ -183,17 +202,39 @@ func (f *finder) namespaces() {
 	}
 }
 
+// nodeLeases is the namespace that holds one lease for each node, by design.
+const nodeLeases = "kube-node-lease"
+
 // ownDir is where the keepers of a cluster keep what they share.
 const ownDir = "etcdkeeper"
 
 func (f *finder) outside() {
 	_, t := f.resource("", keyspace.Other)
-	for _, cell := range t.cells {
-		if cell.name == ownDir || cell.keys < max(1, f.th.OutsideKeys) {
+	own, _, _ := strings.Cut(strings.Trim(f.t.layout.Prefix(), "/"), "/")
+	programs := most(t.cells, func(c *cell) bool {
+		// Below its own prefix the API server has one key that is no object, by which it asks whether etcd is well.
+		return c.name != ownDir && c.keys >= max(1, f.th.OutsideKeys) && (c.name != own || c.keys > 1)
+	})
+	const advice = "Give other programs an etcd of their own; if these are Kubernetes' under another prefix, give --prefix."
+	add := func(keys int64, format string, args ...any) {
+		f.add("outside-kubernetes", Info, keyspace.Other, float64(keys), float64(f.th.OutsideKeys), advice, format, args...)
+	}
+	for _, c := range programs[:min(maxPrograms, len(programs))] {
+		if c.name == own {
+			add(c.keys, "%s of %s under the API server's own prefix %q are laid out as no object is.", count(c.keys, "key"), human(c.bytes), f.t.layout.Prefix())
 			continue
 		}
-		f.add("outside-kubernetes", Info, keyspace.Other, float64(cell.keys), float64(f.th.OutsideKeys),
-			"Give other programs an etcd of their own; if these are Kubernetes' under another prefix, give --prefix.",
-			"%s of %s under %q are not Kubernetes' own: they share its quota and its latency.", count(cell.keys, "key"), human(cell.bytes), Printable(cell.name))
+		add(c.keys, "%s of %s under %q are not Kubernetes' own: they share its quota and its latency.", count(c.keys, "key"), human(c.bytes), Printable(c.name))
 	}
+	if len(programs) <= maxPrograms {
+		return
+	}
+	var keys, bytes int64
+	for _, c := range programs[maxPrograms:] {
+		keys, bytes = keys+c.keys, bytes+c.bytes
+	}
+	add(keys, "%s of %s under %d further first elements of a path are not Kubernetes' own.", count(keys, "key"), human(bytes), len(programs)-maxPrograms)
 }
+
+// maxPrograms bounds the findings on keys of other programs, of which a keyspace without any Kubernetes has thousands.
+const maxPrograms = 5

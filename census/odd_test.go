@@ -152,3 +152,52 @@ func TestTake_Empty(t *testing.T) {
 		}
 	}
 }
+
+// TestTake_ManyFindings: what holds for a thousand namespaces or programs is one finding, or a few.
+func TestTake_ManyFindings(t *testing.T) {
+	c := etcdtest.Embed(t, etcdtest.EmbedOptions{}).Client(t)
+	for i := range 40 {
+		for j := range 3 {
+			for _, key := range []string{"/registry/pods/ns-%02d/pod-%d", "/registry/configmaps/large-%02d/%d", "/program-%02d/x/%d"} {
+				size := 1
+				if strings.Contains(key, "large") && j == 0 {
+					size = 1300 << 10
+				}
+				if i == 39 && j > 0 && strings.Contains(key, "pods") {
+					key += "-second"
+					if _, err := c.Put(t.Context(), fmt.Sprintf("/registry/pods/ns-39/pod-more-%d", j), "x"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := c.Put(t.Context(), fmt.Sprintf(key, i, j), strings.Repeat("x", size)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	live, err := keyspace.NewLive(t.Context(), c, keyspace.LiveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	th := census.DefaultThresholds()
+	th.PodsPerNamespace = 2
+	got, err := census.Take(t.Context(), live, census.Options{Thresholds: th})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, keys := map[string]int{}, 0.0
+	for _, f := range got.Findings {
+		counts[f.ID]++
+		switch f.ID {
+		case "over-threshold":
+			if f.Value != 5 || !strings.Contains(f.Message, "40 namespaces") || !strings.Contains(f.Message, "ns-39 with 5") {
+				t.Errorf("got %+v", f)
+			}
+		case "outside-kubernetes":
+			keys += f.Value
+		}
+	}
+	if counts["over-threshold"] != 1 || counts["object-near-limit"] != 10 || counts["outside-kubernetes"] != 6 || keys != 120 {
+		t.Errorf("got %v findings, %v keys outside", counts, keys)
+	}
+}

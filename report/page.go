@@ -51,7 +51,7 @@ const Style = template.CSS(`
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td { overflow-wrap: anywhere; } td:first-child { min-width: 9rem; }
+td { overflow-wrap: anywhere; } td:first-child { min-width: min(14rem, 45vw); }
 .finding { border-left: 4px solid #7a8794; padding: .1rem .9rem; margin: .8rem 0; }
 .finding.warning { border-color: #d98c00; } .finding.critical { border-color: #c62828; }
 .finding p { margin: .25rem 0; } .advice { opacity: .8; }
