@@ -5,6 +5,7 @@ package census
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,6 +20,8 @@ type Census struct {
 	Keys     int64     `json:"keys"`
 	Bytes    int64     `json:"bytes"` // of all current keys and values
 	Seconds  float64   `json:"seconds"`
+	// Scope is what all keys that were read begin with, where the user may not read others; "" for the whole keyspace.
+	Scope string `json:"scope,omitempty"`
 
 	Resources  []Resource  `json:"resources"`  // by bytes, the largest first
 	Namespaces []Namespace `json:"namespaces"` // by keys, the largest first; at most Options.Top
@@ -177,8 +180,26 @@ type database interface {
 }
 
 // Take reads the keyspace once. Of a file it also counts history and free pages. It ends with the scanner's first
-// error: a census of a part would be misread as one of all.
+// error: a census of a part would be misread as one of all. Where etcd's authentication lets the user read the keys of
+// Kubernetes alone, the census is of those, and says so in Scope and in a finding.
 func Take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
+	c, err := take(ctx, s, o)
+	if !errors.Is(err, keyspace.ErrPermissionDenied) || len(o.Range.Start)+len(o.Range.End) > 0 {
+		return c, err
+	}
+	prefix := keyspace.NewLayout(o.Prefix).Prefix()
+	o.Range = keyspace.Prefix(prefix)
+	if c, err = take(ctx, s, o); err != nil {
+		return nil, fmt.Errorf("%w; the user needs the right to read all keys, or those under %s", err, prefix)
+	}
+	c.Scope = prefix
+	c.Findings = append(c.Findings, Finding{ID: "prefix-only", Severity: Info, Resource: keyspace.Other,
+		Message: fmt.Sprintf("Only keys under %s were read: etcd lets this user read no others, and what they hold is not in the sums.", prefix),
+		Advice:  "Grant the role the right to read from the first key on, to see keys of other programs."})
+	return c, nil
+}
+
+func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	start := time.Now()
 	if o.Top <= 0 {
 		o.Top = DefaultTop

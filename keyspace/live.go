@@ -156,6 +156,9 @@ func bounds(r Range) (key, end []byte) {
 // ErrHistory is returned for a Range.History on a live etcd, which shows no superseded revisions.
 var ErrHistory = errors.New("a running etcd shows its current keys only; take a snapshot to see history")
 
+// ErrPermissionDenied is returned, wrapped, where etcd's authentication does not let the user read all of a range.
+var ErrPermissionDenied = rpctypes.ErrPermissionDenied
+
 // Scan yields the entries of r in key order. Ending the iteration early stops the transfer.
 func (l *Live) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {

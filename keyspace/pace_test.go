@@ -1,0 +1,126 @@
+package keyspace
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// sluggish is a member that takes its time.
+type sluggish struct {
+	Member
+	takes  time.Duration
+	err    error
+	probes int
+}
+
+func (s *sluggish) Get(ctx context.Context, _ string, _ ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	s.probes++
+	select {
+	case <-time.After(s.takes):
+		return nil, s.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestPace_BackOff: a scan waits while the member is slow, longer and longer up to a bound, and no more once it is not.
+func TestPace_BackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &sluggish{takes: time.Millisecond}
+		p := newPace(m, LiveOptions{})
+		spend := func(during time.Duration) (waited time.Duration) {
+			t.Helper()
+			before := p.backedOff()
+			for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if err := p.spend(t.Context(), 1000); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return p.backedOff() - before
+		}
+		if waited := spend(10 * time.Second); waited != 0 {
+			t.Errorf("a member at rest: waited %s", waited)
+		}
+		if m.probes < 30 || m.probes > 50 {
+			t.Errorf("asked %d times in 10 s, want about 40", m.probes)
+		}
+		m.takes = 90 * time.Millisecond
+		if waited := spend(10 * time.Second); waited != 0 {
+			t.Errorf("a member that answers in 90 ms: waited %s", waited)
+		}
+		m.takes = 150 * time.Millisecond
+		if waited := spend(30 * time.Second); waited < 20*time.Second {
+			t.Errorf("a member that is slow for 30 s: waited %s, want most of it", waited)
+		}
+		if p.next != maxBackOff {
+			t.Errorf("the next wait is %s, want %s", p.next, maxBackOff)
+		}
+		m.takes = time.Millisecond
+		if waited := spend(10 * time.Second); waited != 0 || p.next != firstBackOff {
+			t.Errorf("a member that has recovered: waited %s, the next wait is %s", waited, p.next)
+		}
+		// A probe that fails says nothing of the member's load.
+		m.takes, m.err = 150*time.Millisecond, errors.New("refused")
+		if waited := spend(10 * time.Second); waited != 0 {
+			t.Errorf("a member that refuses the probe: waited %s", waited)
+		}
+	})
+}
+
+func TestPace_Pending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pending, asked := int64(0), 0
+		p := newPace(&sluggish{takes: time.Millisecond}, LiveOptions{Pending: func(context.Context) (int64, error) {
+			asked++
+			return pending, nil
+		}})
+		spend := func(during time.Duration) {
+			t.Helper()
+			for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if err := p.spend(t.Context(), 1000); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		spend(20 * time.Second)
+		if p.backedOff() != 0 || asked < 8 || asked > 11 {
+			t.Errorf("no proposals wait: waited %s, asked %d times in 20 s, want about 10", p.backedOff(), asked)
+		}
+		pending = 5000
+		spend(20 * time.Second)
+		if p.backedOff() < 10*time.Second {
+			t.Errorf("5,000 proposals wait for 20 s: waited %s, want most of it", p.backedOff())
+		}
+		pending = 1
+		before := p.backedOff()
+		spend(20 * time.Second)
+		if more := p.backedOff() - before; more > maxBackOff {
+			t.Errorf("they are gone: waited %s more", more)
+		}
+	})
+}
+
+func TestPace_Rate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace(&sluggish{takes: 0}, LiveOptions{Rate: 1 << 20})
+		start := time.Now()
+		for range 100 {
+			if err := p.spend(t.Context(), 300<<10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took < 29*time.Second || took > 30*time.Second {
+			t.Errorf("30,000 KiB at 1 MiB a second took %s", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := p.spend(ctx, 1<<30); err == nil {
+			t.Error("a wait that was cancelled ended without an error")
+		}
+	})
+}
