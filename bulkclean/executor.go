@@ -385,6 +385,8 @@ func (x *execution) ticker(ctx context.Context) {
 				x.Log.Error("the journal cannot be written: results will be looked at again", "err", err)
 			}
 			synced = now
+			allowed, why := x.pace.state()
+			x.Log.Debug("pace", "allowed", allowed, "why", why)
 		}
 		x.mu.Lock()
 		p := x.progress()

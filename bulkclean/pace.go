@@ -15,11 +15,12 @@ const (
 	DefaultEtcdQPS = 2000.0 // one member commits more; what is left is for everybody else
 
 	startRate = 200.0 // without a ceiling
-	// freeStep is by how much the pace rises each tick without a ceiling: what one member bears (some thousands a second)
-	// is found in two seconds.
-	freeStep  = 500.0
 	leastRate = 1.0
-	paceTick  = 250 * time.Millisecond
+	paceTick  = 100 * time.Millisecond
+	// The pace rises by a step each tick: to a ceiling in two seconds and a half, and without one to what a member bears,
+	// some thousands a second, in one.
+	stepsToCeiling = 25
+	freeStep       = 400.0
 	// After a decrease the next one waits, so that it is the new rate that is judged.
 	decreaseRest = time.Second
 )
@@ -53,7 +54,7 @@ type signals struct {
 func decide(current, ceiling float64, s signals) (next float64, why string) {
 	step := freeStep
 	if ceiling > 0 {
-		step = ceiling / 10
+		step = ceiling / stepsToCeiling
 	}
 	why = ""
 	switch {

@@ -18,9 +18,9 @@ func TestDecide(t *testing.T) {
 		want             float64
 		says             bool
 	}{
-		"rises by a tenth of the ceiling":  {20, 200, fine, 40, false},
-		"ends at the ceiling":              {190, 200, fine, 200, false},
-		"rises without a ceiling":          {1000, 0, fine, 1500, false},
+		"rises by a part of the ceiling":   {20, 200, fine, 28, false},
+		"ends at the ceiling":              {195, 200, fine, 200, false},
+		"rises without a ceiling":          {1000, 0, fine, 1400, false},
 		"does not rise beyond the workers": {1000, 0, with(func(s *signals) { s.saturated = false }), 1000, false},
 		"halves when slow":                 {1000, 0, with(func(s *signals) { s.p99 = 101 * time.Millisecond }), 500, true},
 		"halves on 429":                    {200, 200, with(func(s *signals) { s.overloaded = 1 }), 100, true},

@@ -9,7 +9,7 @@ type recent []struct {
 }
 
 // rateWindow is long enough for a steady figure and short enough to follow the pace.
-const rateWindow = 40 // ticks
+const rateWindow = 100 // ticks
 
 // rate is the deletions a second since the window's beginning.
 func (r *recent) rate(now time.Time, deleted int64) float64 {
