@@ -29,7 +29,8 @@ const (
 	requestTimeout = 30 * time.Second
 	pressureTick   = 2 * time.Second // a member's metrics cost it some 10 ms
 	gateTick       = 5 * time.Second
-	syncTick       = 500 * time.Millisecond
+	flushTick      = 500 * time.Millisecond // of results, which a crash of the tool must not lose
+	syncTick       = 5 * time.Second        // of results, against a crash of the machine; intents sync too
 	maxFailures    = 1000
 	sampleSize     = 200
 )
@@ -366,7 +367,7 @@ func (x *execution) work(ctx context.Context) error {
 func (x *execution) ticker(ctx context.Context) {
 	t := time.NewTicker(paceTick)
 	defer t.Stop()
-	last, synced := x.Now(), x.Now()
+	last, flushed, synced := x.Now(), x.Now(), x.Now()
 	var lately recent
 	for {
 		select {
@@ -377,14 +378,17 @@ func (x *execution) ticker(ctx context.Context) {
 		now := x.Now()
 		x.pace.tick(now.Sub(last))
 		last = now
-		if now.Sub(synced) >= syncTick {
+		if now.Sub(flushed) >= flushTick {
 			x.mu.Lock()
 			err := x.journal.flush()
 			x.mu.Unlock()
-			if err = errors.Join(err, x.journal.settle()); err != nil {
+			if err == nil && now.Sub(synced) >= syncTick {
+				err, synced = x.journal.settle(), now
+			}
+			if err != nil {
 				x.Log.Error("the journal cannot be written: results will be looked at again", "err", err)
 			}
-			synced = now
+			flushed = now
 			allowed, why := x.pace.state()
 			x.Log.Debug("pace", "allowed", allowed, "why", why)
 		}

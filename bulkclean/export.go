@@ -85,7 +85,7 @@ func openExport(dir string, p *Plan, kind *Kind, now time.Time) (*exporter, erro
 		head, err := json.Marshal(ExportHead{Type: "export", Version: exportVersion, Plan: p.ID, Kind: kind.Name, ClusterID: h.ClusterID,
 			KubeSystemUID: h.KubeSystemUID, Registry: h.Selector.Registry, Made: now.UTC()})
 		if err == nil {
-			err = errors.Join(x.append(append(head, '\n')), atomicfile.SyncDir(dir))
+			err = errors.Join(x.write(append(head, '\n')), x.settle(), atomicfile.SyncDir(dir))
 		}
 		if err != nil {
 			file.Close()
@@ -165,11 +165,16 @@ func appendText(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// append adds whole lines, which are durable when it returns.
-func (x *exporter) append(lines []byte) error {
+// write adds whole lines.
+func (x *exporter) write(lines []byte) error {
 	if _, err := x.file.Write(lines); err != nil {
 		return fmt.Errorf("write the export: %w", err)
 	}
+	return nil
+}
+
+// settle makes everything that was written durable. It may be called while more is written.
+func (x *exporter) settle() error {
 	if err := fileutil.Fdatasync(x.file); err != nil {
 		return fmt.Errorf("sync the export: %w", err)
 	}
