@@ -32,6 +32,7 @@ func newSizing(t *testing.T, etcd *etcdtest.Embedded, dir string, change func(*c
 	t.Helper()
 	cfg := config.Default()
 	cfg.Etcd.Endpoints, cfg.StateDir = []string{etcd.Endpoint}, dir
+	cfg.Etcd.DialTimeout, cfg.Etcd.CommandTimeout = 10*time.Second, time.Minute // on a busy machine
 	if change != nil {
 		change(&cfg)
 	}

@@ -10,6 +10,9 @@ import (
 
 const gib = 1 << 30
 
+// quietAfter is the history that it takes to tell that a member hardly moves.
+const quietAfter = 24 * time.Hour
+
 // Policy is the statistics behind a recommendation. The defaults were chosen on
 // one half of 49 public usage series, those at even places in the file, where
 // neighbouring values do about as well, and judged on the other half; the curve
@@ -109,9 +112,10 @@ func (p Policy) Validate(prefix string) []error {
 // taken as exponential with mean s = SpikeScale·level. A headroom x then costs
 // 24·x GiB·h a day and leaves r·exp(−x/s) OOM kills a day at c GiB·h each; the
 // sum is least at x = s·ln(r·c / (24·s)). A member whose peaks hardly differ
-// from its typical use gets a share of it.
+// from its typical use over a day at least gets a share of it.
 func (p Policy) headroom(level, typical float64, observed time.Duration) float64 {
 	days := max(observed.Hours()/24, 1)
+	quiet := p.QuietSpread > 0 && typical > 0 && observed >= quietAfter
 	rate := p.SpikesPerDay + p.NoveltySpikes/days
 	scale := p.SpikeScale * level / gib
 	x := 0.0
@@ -119,7 +123,7 @@ func (p Policy) headroom(level, typical float64, observed time.Duration) float64
 		x = max(0, scale*math.Log(rate*p.OOMCostGiBHours/(24*scale))) * gib
 	}
 	x = max(x, p.MinHeadroom*level)
-	if p.QuietSpread > 0 && typical > 0 {
+	if quiet {
 		spread := (level/typical - 1) / p.QuietSpread
 		x *= p.QuietShare + (1-p.QuietShare)*min(1, max(0, spread))
 	}

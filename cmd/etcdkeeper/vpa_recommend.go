@@ -193,16 +193,18 @@ func (a *app) vpaRecommend(cmd *cobra.Command, f vpaRecommendFlags) error {
 }
 
 // newSizer makes the sizer of the member beside, else of the leader. Where no
-// member answers, a name is needed for what Prometheus has.
+// member answers, it is that of the one endpoint that is given: its page of
+// metrics, its process and its cgroup may be there nevertheless.
 func (a *app) newSizer(ctx context.Context, c *cluster.Client, cfg *config.Config, f vpaRecommendFlags) (*vpa.Sizer, error) {
 	o := vpa.SizerOptions{Log: a.log, StateDir: cfg.StateDir, Proc: f.proc, CgroupDir: f.cgroup}
 	v, err := c.View(ctx)
 	if err != nil {
-		if f.prometheus == "" && f.checkpointFile == "" {
-			return nil, fmt.Errorf("no source of etcd's memory could be read, so nothing is recommended; tried etcd: %w", err)
+		a.log.Warn("etcd does not answer: only what else there is counts", "err", err)
+		m := cluster.Member{Name: cfg.Etcd.Member}
+		if given := c.Config().Endpoints; len(given) == 1 {
+			m.Endpoint, o.Local = given[0], f.proc != ""
 		}
-		a.log.Warn("etcd does not answer: the history alone counts", "err", err)
-		return vpa.NewSizer(c, cluster.Member{Name: cfg.Etcd.Member}, cfg.VPA, o)
+		return vpa.NewSizer(c, m, cfg.VPA, o)
 	}
 	m, beside := v.Beside(cfg.Etcd)
 	if !beside {

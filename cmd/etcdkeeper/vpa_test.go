@@ -98,6 +98,24 @@ func TestVPARecommend_NoSource(t *testing.T) {
 	}
 }
 
+// The process and the cgroup are there where etcd itself hangs.
+func TestVPARecommend_EtcdDoesNotAnswer(t *testing.T) {
+	args := []string{"vpa", "recommend", "--endpoints", "127.0.0.1:1", "--dial-timeout", "1s", "--observe", "0s"}
+	code, stdout, stderr := runCmd(t, append(args, "--proc", "", "--cgroup", "../../vpa/testdata/cgroup", "-w", "json")...)
+	if code != exitDone || !strings.Contains(stdout, "highest anonymous memory 1.2 GiB") {
+		t.Errorf("got exit code %d, %s%s, want the cgroup's memory in the limit", code, stdout, stderr)
+	}
+	code, stdout, stderr = runCmd(t, args...)
+	if code != exitFailed || stdout != "" {
+		t.Errorf("no source: got exit code %d and %q, want 1 and nothing recommended", code, stdout)
+	}
+	for _, want := range []string{"nothing is recommended", "etcd: ", "proc: ", "cgroup: "} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no source: got %q, want %q in it", stderr, want)
+		}
+	}
+}
+
 func TestVPARecommend_Refuses(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--format helm", `--format "helm"`},
