@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,25 @@ type Keeper struct {
 	PID     int       `json:"pid"`
 	Version string    `json:"version"`
 	Since   time.Time `json:"since"`
+
+	Drain *DrainNote `json:"drain,omitempty"` // nil: of a keeper that takes no turns
 }
+
+// DrainNote is what a keeper tells of the clients of the member beside it. That it tells something means that it takes
+// its member's turns.
+type DrainNote struct {
+	Able    bool           `json:"able"`    // it can turn clients away
+	Reason  string         `json:"reason"`  // why not
+	Clients map[string]int `json:"clients"` // connections to the member by the client's address, the keepers' own left out
+	More    bool           `json:"more"`    // there are more addresses than are told
+	Own     []string       `json:"own"`     // this keeper's own connections to any member, ADDRESS:PORT of its end
+}
+
+// Bounds of a DrainNote, so that an announcement stays below MaxSharedBytes.
+const (
+	MaxDrainClients = 80
+	MaxDrainOwn     = 40
+)
 
 const keepersDir = "keepers"
 
@@ -32,6 +51,7 @@ type Announcer struct {
 
 	mu        sync.Mutex // held during a call, so that a withdrawal ends what an announcement has made
 	lease     clientv3.LeaseID
+	put       []byte // what stands under the lease
 	withdrawn bool
 }
 
@@ -40,8 +60,15 @@ func (c *Client) NewAnnouncer(self Keeper, ttl time.Duration) *Announcer {
 	return &Announcer{c: c, self: self, ttl: ttl}
 }
 
+// Tell changes what the next announcement says of the member's clients.
+func (a *Announcer) Tell(d *DrainNote) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.self.Drain = d
+}
+
 // Announce renews the announcement, or makes it where it is gone. It is called several times within the ttl. Under
-// NOSPACE one that is alive stays alive, and none can be made.
+// NOSPACE one that is alive stays alive, and none can be made or changed.
 func (a *Announcer) Announce(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -55,6 +82,11 @@ func (a *Announcer) Announce(ctx context.Context) error {
 	err = a.c.Any(ctx, func(ctx context.Context, cl *clientv3.Client) error {
 		if a.lease != 0 {
 			_, err := cl.KeepAliveOnce(ctx, a.lease)
+			if err == nil && !bytes.Equal(value, a.put) {
+				if _, err = cl.Put(ctx, a.key(), string(value), clientv3.WithLease(a.lease)); err == nil {
+					a.put = value
+				}
+			}
 			if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 				return err
 			}
@@ -67,7 +99,7 @@ func (a *Announcer) Announce(ctx context.Context) error {
 		if _, err = cl.Put(ctx, a.key(), string(value), clientv3.WithLease(g.ID)); err != nil {
 			return err
 		}
-		a.lease = g.ID
+		a.lease, a.put = g.ID, value
 		return nil
 	})
 	if err != nil {

@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -49,6 +51,8 @@ type Client struct {
 	tls  *tlsFiles // nil without TLS
 	http *http.Client
 
+	control DialControl // nil: none
+
 	mu       sync.Mutex
 	conns    map[string]*memberConn // by endpoint
 	home     map[ID]string          // the given endpoint through which a member answered
@@ -63,25 +67,51 @@ type memberConn struct {
 	last *lastErr
 }
 
+// DialControl is called with each socket before it connects.
+type DialControl func(network, address string, c syscall.RawConn) error
+
+// Controlled is a second set of connections to the same members, whose sockets control prepares. The given endpoints
+// replace those of the configuration where there are any. Close ends them.
+func (c *Client) Controlled(control DialControl, endpoints ...string) (*Client, error) {
+	cfg := c.cfg
+	if len(endpoints) > 0 {
+		cfg.Endpoints = endpoints
+	}
+	cfg.Endpoints = slices.Clone(cfg.Endpoints)
+	return newClient(cfg, c.log, control)
+}
+
+// RoundRobin is a client of all the endpoints at once that takes them in turn, as the API server's does. The caller
+// closes it.
+func (c *Client) RoundRobin(ctx context.Context, endpoints []string) (*clientv3.Client, error) {
+	if len(endpoints) == 0 {
+		return nil, ErrNoMember
+	}
+	return c.dial(ctx, &lastErr{}, endpoints...)
+}
+
 // New checks the configuration and prepares the connections; it waits for none of them. With a user and password
 // it authenticates when a connection is first used. Close ends them.
-func New(cfg Config, log *slog.Logger) (*Client, error) {
+func New(cfg Config, log *slog.Logger) (*Client, error) { return newClient(cfg, log, nil) }
+
+func newClient(cfg Config, log *slog.Logger, control DialControl) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{cfg: cfg, log: log, conns: map[string]*memberConn{}, home: map[ID]string{}, tokens: map[string]tokenSeen{}}
+	c := &Client{cfg: cfg, log: log, conns: map[string]*memberConn{}, home: map[ID]string{}, tokens: map[string]tokenSeen{}, control: control}
 	for i, e := range c.cfg.Endpoints {
 		c.cfg.Endpoints[i] = normalEndpoint(e, cfg)
 	}
 	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: cfg.DialTimeout}).DialContext,
+		DialContext:         (&net.Dialer{Timeout: cfg.DialTimeout, Control: control}).DialContext,
 		MaxIdleConnsPerHost: 1,
 		IdleConnTimeout:     2 * time.Minute,
 	}
 	c.tls = newTLSFiles(cfg)
+	c.tls.control = control
 	transport.DialTLSContext = c.tls.dialTLS
 	if _, err := c.tls.config(); err != nil {
 		return nil, err
@@ -145,7 +175,7 @@ func (c *Client) conn(ctx context.Context, endpoint string) (*memberConn, error)
 		return mc, nil
 	}
 	last := &lastErr{}
-	cl, err := c.dial(ctx, endpoint, last)
+	cl, err := c.dial(ctx, last, endpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +194,8 @@ func (c *Client) conn(ctx context.Context, endpoint string) (*memberConn, error)
 	return mc, nil
 }
 
-func (c *Client) dial(ctx context.Context, endpoint string, last *lastErr) (*clientv3.Client, error) {
+func (c *Client) dial(ctx context.Context, last *lastErr, endpoints ...string) (*clientv3.Client, error) {
+	endpoint := endpoints[0]
 	user, password := c.cfg.Credentials()
 	opts := []grpc.DialOption{
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -176,6 +207,12 @@ func (c *Client) dial(ctx context.Context, endpoint string, last *lastErr) (*cli
 	if strings.HasPrefix(endpoint, "https://") || strings.HasPrefix(endpoint, "unixs:") {
 		opts = append(opts, grpc.WithTransportCredentials(rotatingCreds{files: c.tls, last: last}))
 	}
+	if c.control != nil && !strings.HasPrefix(endpoint, "unix") {
+		d := net.Dialer{Control: c.control}
+		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", address)
+		}))
+	}
 	type result struct {
 		cl  *clientv3.Client
 		err error
@@ -183,7 +220,7 @@ func (c *Client) dial(ctx context.Context, endpoint string, last *lastErr) (*cli
 	done := make(chan result, 1)
 	go func() {
 		cl, err := clientv3.New(clientv3.Config{
-			Endpoints:            []string{endpoint},
+			Endpoints:            endpoints,
 			DialTimeout:          c.cfg.DialTimeout,
 			DialKeepAliveTime:    keepAliveTime,
 			DialKeepAliveTimeout: keepAliveTimeout,

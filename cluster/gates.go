@@ -46,6 +46,7 @@ const (
 	GateWindow    = "window"
 	GateStable    = "stable"
 	GateAlarm     = "alarm"
+	GateTurn      = "turn"
 )
 
 // MaxLag is how many entries a member's applied index may be behind the leader's. A member that is thousands behind

@@ -72,7 +72,7 @@ func (c *Client) try(ctx context.Context, endpoint string, f func(context.Contex
 // moves tells whether another member may answer where err came from one.
 func moves(err error) bool {
 	var held *HeldError
-	for _, answer := range []error{ErrNoTokens, errTokenOut, errPauseTokens} {
+	for _, answer := range []error{ErrNoTokens, errTokenOut, errPauseTokens, ErrTurnOut, ErrTurnGone} {
 		if errors.Is(err, answer) {
 			return false // every member would say the same
 		}

@@ -60,6 +60,7 @@ type Lock struct {
 	nonce string
 	lease clientv3.LeaseID // 0 for a lock by token
 	token *tokenHold
+	taken int64 // the revision at which it was taken; 0 for a lock by token
 
 	ctx    context.Context // ends when the lock is lost
 	cancel context.CancelCauseFunc
@@ -89,7 +90,7 @@ func (c *Client) Acquire(ctx context.Context, name, holder string, ttl time.Dura
 		return c.takeLock(ctx, cl, l, value)
 	})
 	if IsNoSpace(err) {
-		l.lease = 0
+		l.lease, l.taken = 0, 0
 		err = c.acquireToken(ctx, l, ttl)
 	}
 	if err != nil {
@@ -136,6 +137,7 @@ func (c *Client) takeLock(ctx context.Context, cl *clientv3.Client, l *Lock, val
 		return err
 	}
 	if resp.Succeeded {
+		l.taken = resp.Header.Revision
 		return nil
 	}
 	got := resp.Responses[0].GetResponseRange()
@@ -143,6 +145,7 @@ func (c *Client) takeLock(ctx context.Context, cl *clientv3.Client, l *Lock, val
 		return errTokenOut // taken in this moment
 	}
 	if recordOf(got.Kvs[0]).Nonce == l.nonce {
+		l.taken = got.Kvs[0].CreateRevision
 		return nil // an earlier answer was lost
 	}
 	return heldBy(ctx, cl, got.Kvs[0])
@@ -212,6 +215,10 @@ func (c *Client) revoke(lease clientv3.LeaseID) {
 
 // Context ends when the lock is lost or released.
 func (l *Lock) Context() context.Context { return l.ctx }
+
+// Revision is the revision at which the lock was taken, which no other lock has. 0 for a lock by token: nothing can be
+// written under it.
+func (l *Lock) Revision() int64 { return l.taken }
 
 // renew keeps the lease alive. Renewing goes to any member that answers. The lock counts as lost when etcd says so,
 // and when it was not renewed for nine tenths of its time-to-live.

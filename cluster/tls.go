@@ -20,6 +20,7 @@ import (
 type tlsFiles struct {
 	ca, cert, key string
 	skipVerify    bool
+	control       DialControl
 
 	mu    sync.Mutex
 	stamp string // size and modification time of the files behind cfg
@@ -104,7 +105,7 @@ func (t *tlsFiles) dialTLS(ctx context.Context, network, addr string) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
-	return (&tls.Dialer{Config: cfg}).DialContext(ctx, network, addr)
+	return (&tls.Dialer{NetDialer: &net.Dialer{Control: t.control}, Config: cfg}).DialContext(ctx, network, addr)
 }
 
 // lastErr keeps the newest handshake failure, since gRPC reports a failed handshake as a mere time-out where a call

@@ -64,6 +64,8 @@ func setUpDefrag(h *Host) (func(Env) ([]Task, error), error) {
 		}
 		return []Task{
 			{Name: "coordinate", When: schedule.Every(defrag.TickInterval), AtStart: true, Timeout: time.Minute, Run: coordinate, Close: k.Stop},
+			// It ends only to be watched over; what breaks off is begun again within a second.
+			{Name: "turns", When: schedule.Every(time.Second), AtStart: true, Run: k.ServeTurns},
 			{Name: "defrag", When: e.Config.Defrag.Schedule, Jitter: 5 * time.Second, Wake: emergency, Run: run},
 		}, nil
 	}, nil

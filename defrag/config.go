@@ -26,6 +26,20 @@ const (
 	// What watchers may be behind when the keeper has to compact: the API server compacts what is five minutes old.
 	DefaultCompactMargin = 5 * time.Minute
 	DefaultSnapshotKeep  = 3
+	// A client that is turned away loses up to one request a connection and comes back after gRPC's first back-off of
+	// about a second: below 2 s waiting is the lesser evil. Above it kube-apiserver's readiness check of etcd, which
+	// gives up after 2 s, takes the API server out of service.
+	DefaultDrainAbove = 2 * time.Second
+	// 8 GiB at 10 s per GiB take 80 s: what takes half as long again has gone wrong, and waiting clients are told
+	// nothing worse than without a drain.
+	DefaultDrainMax = 2 * time.Minute
+)
+
+// When clients of a member are drained before it is defragmented.
+const (
+	DrainNever  = "never"
+	DrainAuto   = "auto"   // where they would wait for longer than drainAbove and can go to other members
+	DrainAlways = "always" // whatever they would wait, and also where they cannot go elsewhere
 )
 
 // How the leader is defragmented.
@@ -54,6 +68,10 @@ type Config struct {
 	CompactMargin     time.Duration     `yaml:"compactMargin" doc:"History that such a compaction keeps, where the keeper has watched long enough to know its revision; else a tenth of the retained revisions, 1000 at most."`
 	SnapshotDir       string            `yaml:"snapshotDir" doc:"Directory for a snapshot before each run. Empty: none is taken."`
 	SnapshotKeep      int               `yaml:"snapshotKeep" doc:"How many snapshots are kept there."`
+	Drain             string            `yaml:"drain" doc:"auto: turn the clients of a member away while it is defragmented, where they would wait for longer than drainAbove and have other members to go to; never; always: also where neither holds. Needs a keeper with CAP_NET_ADMIN beside the member, in its network namespace; without it clients wait."`
+	DrainAbove        time.Duration     `yaml:"drainAbove" doc:"The predicted wait above which auto drains. A connection that is turned away may lose one request and comes back after about a second."`
+	DrainMax          time.Duration     `yaml:"drainMax" doc:"After this time clients are let in again although the defragmentation goes on."`
+	Probe             bool              `yaml:"probe" doc:"Read one key 20 times a second through all members in turn during a run, as a client of all endpoints does, and report the longest wait."`
 }
 
 // DefaultConfig is safe on every cluster of three voters and more.
@@ -63,6 +81,7 @@ func DefaultConfig() Config {
 		GateTimeout: DefaultGateTimeout, EmergencyForecast: DefaultEmergencyForecast, EmergencyOnAlarm: true,
 		DegradedBackoff: DefaultDegradedBackoff, MoveLeader: MoveLeaderAuto, HashCheck: true,
 		CompactOnNoSpace: true, CompactMargin: DefaultCompactMargin, SnapshotKeep: DefaultSnapshotKeep,
+		Drain: DrainAuto, DrainAbove: DefaultDrainAbove, DrainMax: DefaultDrainMax, Probe: true,
 	}
 }
 
@@ -83,7 +102,15 @@ func (c Config) Validate() error {
 	default:
 		errs = append(errs, fmt.Errorf("moveLeader: want auto, never or always, got %q", c.MoveLeader))
 	}
-	for name, d := range map[string]time.Duration{"cooldown": c.Cooldown, "settle": c.Settle, "emergencyForecast": c.EmergencyForecast,
+	switch c.Drain {
+	case DrainAuto, DrainNever, DrainAlways:
+	default:
+		errs = append(errs, fmt.Errorf("drain: want auto, never or always, got %q", c.Drain))
+	}
+	if c.DrainMax <= 0 {
+		errs = append(errs, fmt.Errorf("drainMax: want more than 0, got %s", c.DrainMax))
+	}
+	for name, d := range map[string]time.Duration{"drainAbove": c.DrainAbove, "cooldown": c.Cooldown, "settle": c.Settle, "emergencyForecast": c.EmergencyForecast,
 		"degradedBackoff": c.DegradedBackoff, "compactMargin": c.CompactMargin} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("%s: want 0 or more, got %s", name, d))

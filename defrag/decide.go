@@ -34,6 +34,7 @@ type Situation struct {
 	Forecast   map[cluster.ID]float64 // seconds until the quota is reached; missing: not known or never
 	Leases     *cluster.Leases        // nil: not known
 	DiskFree   map[cluster.ID]int64   // free bytes on the volume of the members that can be seen
+	Keepers    []cluster.Keeper       // what the keepers tell of themselves, of their members' clients above all
 }
 
 // Plan is a decided run: a report of what has not been done yet, and the members to take in order.
@@ -261,6 +262,7 @@ func (d *decider) conclude() {
 	}
 	d.disk()
 	d.leader()
+	d.drain()
 	if d.nospace && !p.DisarmOnly && tight(d.v) {
 		if d.c.CompactOnNoSpace {
 			p.note("history is compacted first, behind a margin: defragmenting alone would leave a member too close to its quota")

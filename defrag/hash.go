@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
@@ -77,9 +76,8 @@ func (s *run) hashOnce(ctx context.Context) (again bool, err error) {
 	var first *cluster.Hash
 	var firstMember cluster.Member
 	for _, m := range v.Voters() {
-		start := time.Now()
-		got, err := s.c.HashKV(ctx, m, h.Revision)
-		h.LongestSeconds = max(h.LongestSeconds, time.Since(start).Seconds())
+		got, seconds, err := s.hashKV(ctx, v, m, h.Revision)
+		h.LongestSeconds = max(h.LongestSeconds, seconds)
 		switch {
 		case errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev):
 			return unknown("member %s: %s", m, err)

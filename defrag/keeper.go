@@ -44,9 +44,11 @@ type Keeper struct {
 
 	run sync.Mutex // held during a run
 
+	beside beside
+
 	mu        sync.Mutex
 	announcer *cluster.Announcer
-	beside    cluster.ID
+	announced cluster.ID
 	coord     Coordination
 	nobody    time.Time // since when nobody coordinates
 	alarm     bool      // NOSPACE was seen in the last tick
@@ -98,6 +100,15 @@ func (k *Keeper) Tick(ctx context.Context) (emergency bool, err error) {
 	}
 	k.remember(v)
 	raised := len(nospaceMembers(v)) > 0
+	before, kerr := k.c.Keepers(ctx)
+	if k.cfg.Drain != DrainNever && kerr == nil {
+		m, ok := v.Beside(k.c.Config())
+		k.beside.meet(v, m, ok)
+		k.beside.look(before, time.Now())
+		if note := k.beside.told(); note != nil && k.o.Metrics != nil {
+			k.o.Metrics.canDrain.Set(bit(note.Able))
+		}
+	}
 	k.announce(ctx, v, raised)
 	if !raised {
 		if err := k.c.EnsureTokens(ctx); err != nil {
@@ -126,11 +137,11 @@ func (k *Keeper) Tick(ctx context.Context) (emergency bool, err error) {
 func (k *Keeper) announce(ctx context.Context, v cluster.View, raised bool) {
 	m, beside := v.Beside(k.c.Config())
 	k.mu.Lock()
-	if k.announcer == nil || beside && m.ID != k.beside {
+	if k.announcer == nil || beside && m.ID != k.announced {
 		self := cluster.Keeper{Name: k.host, Host: k.host, PID: os.Getpid(), Version: k.o.Version, Since: k.started.UTC().Truncate(time.Second)}
 		if beside {
 			self.Member, self.Name = m.ID, m.Name
-			k.beside = m.ID
+			k.announced = m.ID
 		}
 		if k.announcer != nil {
 			go k.announcer.Withdraw()
@@ -139,6 +150,7 @@ func (k *Keeper) announce(ctx context.Context, v cluster.View, raised bool) {
 	}
 	a := k.announcer
 	k.mu.Unlock()
+	a.Tell(k.beside.told())
 	if err := a.Announce(ctx); err != nil && !(raised && cluster.IsNoSpace(err)) {
 		k.o.Log.Warn("this keeper could not announce itself", "err", err)
 	}
@@ -188,6 +200,9 @@ func (k *Keeper) decide(v cluster.View, keepers []cluster.Keeper, pause *cluster
 	}
 	if m := k.o.Metrics; m != nil {
 		m.coordinating.Set(bit(c.Coordinating))
+		if !c.Coordinating {
+			m.reclaimable.Set(0) // what this keeper evaluated last is the business of another one now
+		}
 		m.paused.Set(bit(pause != nil))
 		m.uncoordinated.Set(0)
 		if nobody {
@@ -256,17 +271,7 @@ func (k *Keeper) Run(ctx context.Context) (Report, error) {
 	if c := k.Coordination(); !c.Coordinating {
 		return Report{Outcome: Refused, Reason: c.Reason}, nil
 	}
-	abandon, ended := make(chan struct{}), make(chan struct{})
-	defer close(ended)
-	stop := context.AfterFunc(ctx, func() {
-		grace := time.NewTimer(stopGrace)
-		defer grace.Stop()
-		select {
-		case <-grace.C:
-			close(abandon)
-		case <-ended:
-		}
-	})
+	abandon, stop := k.abandon(ctx)
 	defer stop()
 	r, err := NewRunner(Client{k.c}, k.cfg, Options{
 		Log: k.o.Log, Metrics: k.o.Metrics, By: fmt.Sprintf("etcdkeeper run on %s (pid %d)", k.host, os.Getpid()),
@@ -280,6 +285,24 @@ func (k *Keeper) Run(ctx context.Context) (Report, error) {
 	k.last = &rep
 	k.mu.Unlock()
 	return rep, err
+}
+
+// abandon is closed stopGrace after ctx ended; stop is to be called when nobody waits for it any more.
+func (k *Keeper) abandon(ctx context.Context) (abandon <-chan struct{}, stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	after := context.AfterFunc(ctx, func() {
+		grace := time.NewTimer(stopGrace)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+			close(over)
+		case <-ended:
+		}
+	})
+	return over, func() {
+		after()
+		close(ended)
+	}
 }
 
 func (k *Keeper) situation(v cluster.View) Situation {

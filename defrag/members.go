@@ -57,6 +57,7 @@ func (s *run) members(ctx context.Context) error {
 			}
 		}
 		left = slices.DeleteFunc(left, func(id cluster.ID) bool { return id == m.ID })
+		s.drainNow(ctx, v, m, row)
 		if err := s.turn(ctx, m, row); err != nil {
 			return err
 		}
@@ -126,6 +127,9 @@ func (s *run) gates(ctx context.Context) (v cluster.View, closed []cluster.Refus
 	}
 	if closed = s.c.CheckPause(ctx); len(closed) > 0 {
 		return v, closed, !closed[0].Unread
+	}
+	if closed = s.turnOut(ctx); len(closed) > 0 {
+		return v, closed, false
 	}
 	v, err := s.c.View(ctx)
 	if err != nil {

@@ -23,6 +23,10 @@ type Metrics struct {
 	reclaimable   prometheus.Gauge
 	coordinating  prometheus.Gauge
 	uncoordinated prometheus.Gauge
+	drained       *prometheus.CounterVec
+	moved         *prometheus.CounterVec
+	clientWait    prometheus.Gauge
+	canDrain      prometheus.Gauge
 }
 
 // NewMetrics registers the metrics.
@@ -55,9 +59,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		reclaimable:   gauge("defrag_reclaimable_bytes", "What a run would give back by the last evaluation of the rule; 0 where it does not match."),
 		coordinating:  gauge("coordinating", "1 if this keeper coordinates the cluster, else 0."),
 		uncoordinated: gauge("uncoordinated_seconds", "For how long this keeper has seen no keeper coordinate the cluster; 0 while one does."),
+		drained: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "etcdkeeper_defrag_drained_seconds_total",
+			Help: "For how long the member's clients were turned away in the runs of this keeper, so that they went to other members."}, []string{"member"}),
+		moved: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "etcdkeeper_defrag_connections_moved_total",
+			Help: "Clients' connections that were turned away from the member in the runs of this keeper."}, []string{"member"}),
+		clientWait: gauge("defrag_client_wait_seconds", "The longest read of the keeper's own client of all members during the last run of this keeper."),
+		canDrain:   gauge("defrag_drain_possible", "1 if this keeper can turn the clients of the member beside it away, else 0."),
 	}
 	reg.MustRegister(m.runs, m.duration, m.lastSeconds, m.predicted, m.reclaimed, m.refusals, m.leaderMoves, m.hashSeconds,
-		m.hashDifferent, m.lastSuccess, m.degraded, m.paused, m.reclaimable, m.coordinating, m.uncoordinated)
+		m.hashDifferent, m.lastSuccess, m.degraded, m.paused, m.reclaimable, m.coordinating, m.uncoordinated,
+		m.drained, m.moved, m.clientWait, m.canDrain)
 	for _, trigger := range []string{TriggerRule, TriggerEmergency} {
 		for _, outcome := range []Outcome{Done, Partial, Failed, Refused} {
 			m.runs.WithLabelValues(trigger, string(outcome))
@@ -75,6 +86,12 @@ func (m *Metrics) observe(r Report) {
 		if row.PredictedSeconds != nil {
 			m.predicted.WithLabelValues(row.Name).Set(*row.PredictedSeconds)
 		}
+		if row.DrainedSeconds != nil {
+			m.drained.WithLabelValues(row.Name).Add(*row.DrainedSeconds)
+		}
+		if row.ConnectionsMoved != nil {
+			m.moved.WithLabelValues(row.Name).Add(float64(*row.ConnectionsMoved))
+		}
 		if !row.Done || row.Seconds == nil {
 			continue
 		}
@@ -91,6 +108,9 @@ func (m *Metrics) observe(r Report) {
 	m.leaderMoves.Add(float64(r.LeaderMoves))
 	if r.Outcome == Refused {
 		m.refused(r.Refusals)
+	}
+	if r.Clients != nil {
+		m.clientWait.Set(r.Clients.LongestSeconds)
 	}
 	if r.Hash != nil {
 		m.hashSeconds.Set(r.Hash.LongestSeconds)

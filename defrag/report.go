@@ -54,6 +54,21 @@ type MemberReport struct {
 	Seconds          *float64   `json:"seconds"`
 	PredictedSeconds *float64   `json:"predictedSeconds"`
 	Done             bool       `json:"done"`
+
+	// Drain tells whether clients are, or would be, turned away meanwhile, DrainReason why or why not. What became of it:
+	// for how long, how many of their connections were turned away, and how many connections there were again afterwards.
+	Drain            bool     `json:"drain"`
+	DrainReason      string   `json:"drainReason"`
+	DrainedSeconds   *float64 `json:"drainedSeconds"`
+	ConnectionsMoved *int     `json:"connectionsMoved"`
+	ConnectionsBack  *int     `json:"connectionsBack"`
+}
+
+// ClientReport is what the keeper's own client of all members noticed of a run.
+type ClientReport struct {
+	LongestSeconds float64 `json:"longestSeconds"` // of one read
+	Reads          int     `json:"reads"`
+	Failed         int     `json:"failed"`
 }
 
 // HashReport is the comparison of the members' keyspaces at the end of a run.
@@ -84,6 +99,7 @@ type Report struct {
 	Disarmed         bool              `json:"disarmed"`
 	Snapshot         string            `json:"snapshot"`
 	Hash             *HashReport       `json:"hash"`
+	Clients          *ClientReport     `json:"clients"` // nil: not probed
 	Failure          bool              `json:"failure"` // it ended by a failure, not by an order to stop
 	Members          []MemberReport    `json:"members"`
 }

@@ -13,6 +13,7 @@ import (
 
 // Lock is the right to disturb members.
 type Lock interface {
+	Revision() int64          // at which it was taken; 0: by a token, since etcd takes no writes
 	Context() context.Context // ends when the lock is lost
 	Check(ctx context.Context) error
 	Release()
@@ -45,6 +46,21 @@ type Locker interface {
 	BreakLock(ctx context.Context, name string, quiet func(context.Context) error) error
 }
 
+// Relay gives the keepers their turns.
+type Relay interface {
+	Keepers(ctx context.Context) ([]cluster.Keeper, error)
+	OfferTurn(ctx context.Context, t cluster.Turn) (offered cluster.Turn, revoke func(), err error)
+	ReadTurn(ctx context.Context) (*cluster.Turn, error)
+	WithdrawTurn(ctx context.Context, id string) (*cluster.Turn, error)
+	Asker(ctx context.Context, v cluster.View) (Asker, error)
+}
+
+// Asker makes one read through all members in turn, as a client of all endpoints does.
+type Asker interface {
+	Ask(ctx context.Context) error
+	Close()
+}
+
 // Cluster is all that a Runner calls.
 type Cluster interface {
 	Observer
@@ -52,6 +68,7 @@ type Cluster interface {
 	Locker
 	Records
 	Snapshotter
+	Relay
 }
 
 // Options of a run. The zero value is an automatic run without a window.
@@ -86,6 +103,11 @@ type timing struct {
 	moveSettle time.Duration // after leadership was moved
 	breakQuiet time.Duration
 	lockRetry  time.Duration
+	offer      time.Duration // a keeper that has not taken an offered turn by then is not there
+	turnEnd    time.Duration // what a keeper does behind the call takes less: rule removed, port probed
+	comeBack   time.Duration // the longest wait for drained clients to come back
+	told       time.Duration // within it every keeper has looked at clients twice and told the others
+	ask        time.Duration // between two reads of the keeper's own client
 }
 
 func defaultTiming() timing {
@@ -93,6 +115,7 @@ func defaultTiming() timing {
 		poll: 250 * time.Millisecond, quietFor: 2 * time.Second, quietReads: 5, hung: 10 * time.Second, lost: 30 * time.Second,
 		stableStep: 2 * time.Second, stableMax: 2 * time.Minute, moveSettle: 10 * time.Second,
 		breakQuiet: 30 * time.Second, lockRetry: 5 * time.Second,
+		offer: 10 * time.Second, turnEnd: 20 * time.Second, comeBack: 30 * time.Second, told: 8 * time.Second, ask: 50 * time.Millisecond,
 	}
 }
 
@@ -173,6 +196,9 @@ func (s *run) run(ctx context.Context) error {
 	if err := s.decide(ctx); err != nil || s.plan.Outcome != Planned {
 		return err
 	}
+	s.wake(ctx)
+	clients := s.ask(ctx)
+	defer clients.stop()
 	err := s.members(ctx)
 	if err != nil && s.plan.DisarmOnly {
 		return err // a gate is closed: the alarm stays too
@@ -237,6 +263,7 @@ func (s *run) decide(ctx context.Context) error {
 		sit = s.opts.Situation(v)
 	}
 	sit.Manual, sit.AllowSmall = s.opts.Manual, s.opts.AllowSmall
+	sit.Keepers = s.keepers(ctx)
 	if l, err := s.c.SampleLeases(ctx); err == nil {
 		sit.Leases = &l
 	}

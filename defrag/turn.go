@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -22,6 +23,18 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 	res := s.defragment(ctx, m, row, start)
 	if res.notBegun {
 		return res.err
+	}
+	if did := res.did; did != nil {
+		row.DrainedSeconds = did.DrainedSeconds
+		if did.DrainedSeconds != nil {
+			row.ConnectionsMoved = &did.Moved
+		}
+		for _, n := range did.Notes {
+			row.Reason += "; " + n
+		}
+		if did.Seconds > 0 && res.err == nil {
+			res.ended = start.Add(time.Duration(did.Seconds * float64(time.Second)))
+		}
 	}
 	if res.ended.IsZero() {
 		res.ended = s.now()
@@ -57,6 +70,11 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 		log.Warn("the answer was lost, the file shrank", "err", res.err)
 	}
 	log.Info("defragmented", "afterBytes", now, "seconds", took)
+	if res.did != nil && res.did.Shut != "" {
+		row.Reason += "; " + res.did.Shut
+		return fmt.Errorf("member %s: %s", m, res.did.Shut)
+	}
+	s.cameBack(ctx, m, row)
 	if after.RaftTerm != m.RaftTerm && m.RaftTerm != 0 {
 		row.Reason += "; an election happened meanwhile"
 		return fmt.Errorf("member %s: the raft term went from %d to %d during its defragmentation: an election happened", m, m.RaftTerm, after.RaftTerm)
@@ -80,17 +98,27 @@ type result struct {
 	notBegun bool // the server did not begin
 	left     bool // the server works on, and nobody waits for it any more
 
-	ended time.Time // when the gauge went to 0 for good, where there was no answer to tell
+	ended time.Time   // when the gauge went to 0 for good, where there was no answer to tell
+	did   *turnResult // what the keeper beside the member tells; nil: it was done from here, or it told nothing
 }
 
-// defragment calls Defragment once and waits: for the answer, or for the signs that no answer comes any more. The
+// defragment has the member defragmented once, by the keeper beside it or from here, and waits: for the answer, or for the signs that no answer comes any more. The
 // in-flight gauge, which etcd serves also meanwhile, is the one that is believed.
 func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberReport, start time.Time) result {
 	// The server does not stop when the caller does, so neither the end of ctx nor a lost lock ends the call.
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	answer := make(chan error, 1)
-	go func() { answer <- s.c.Defragment(call, m) }()
+	type answered struct {
+		did *turnResult
+		err error
+	}
+	answer := make(chan answered, 1)
+	order := s.order(row)
+	var given atomic.Bool
+	go func() {
+		did, err := s.call(call, m, order, &given)
+		answer <- answered{did, err}
+	}()
 
 	tick := time.NewTicker(s.t.poll)
 	defer tick.Stop()
@@ -99,15 +127,17 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 	lastReport := start
 	for {
 		select {
-		case err := <-answer:
-			if err == nil {
-				return result{}
+		case a := <-answer:
+			if a.err == nil {
+				return result{did: a.did}
 			}
-			if notBegun(err) {
-				return result{err: err, notBegun: true}
+			if notBegun(a.err) {
+				return result{err: a.err, notBegun: true}
 			}
-			s.opts.Log.Warn("the call failed, following the gauge", "member", m.String(), "err", err)
-			return s.follow(ctx, m, err)
+			s.opts.Log.Warn("the call failed, following the gauge", "member", m.String(), "err", a.err)
+			res := s.follow(ctx, m, a.err)
+			res.did = a.did
+			return res
 		case <-stop:
 			stop = nil
 			s.opts.Log.Warn("asked to stop: waiting for the member to end its defragmentation, which goes on in the server in any case", "member", m.String())
@@ -121,7 +151,11 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 			lastReport = now
 			s.opts.Progress(*row, now.Sub(start))
 		}
-		if gauge.seen && gauge.quietSince(s.now()) > s.t.hung {
+		late := s.t.hung
+		if given.Load() {
+			late += s.t.turnEnd
+		}
+		if gauge.seen && gauge.quietSince(s.now()) > late {
 			// It ran and has ended, the member answers, and the answer did not come.
 			cancel()
 			res := s.follow(ctx, m, errors.New("the connection lost the answer"))
@@ -140,7 +174,8 @@ func notBegun(err error) bool {
 			return true
 		}
 	}
-	return errors.Is(err, cluster.ErrNotSent)
+	var stopped errStopped
+	return errors.Is(err, cluster.ErrNotSent) || errors.As(err, &stopped)
 }
 
 // follower remembers what a gauge has read.

@@ -30,12 +30,16 @@ type Conn struct {
 	Received      uint64         // bytes that were received over it; 0 where the kernel does not tell
 	Silent        time.Duration  // since when nothing was received
 	inode         uint32
+	v6            bool              // the socket's family, also for an IPv4 address
+	id            [sockIDBytes]byte // by which the kernel knows the socket
 }
+
+const sockIDBytes = 48
 
 // Clients of a member, as the machine that it runs on sees them.
 type Clients struct {
 	// Addresses have connections to the member's client ports: address by address, how many. What this process itself
-	// and what has never carried a request, such as the connection of etcd's own gateway, do not count.
+	// and what carries no requests, such as the connection of etcd's own gateway, do not count.
 	Addresses map[netip.Addr]int
 
 	// Own are the connections of this process to any member's client port, for other keepers not to count them.
@@ -46,11 +50,16 @@ const (
 	// A connection that has brought less than this and is silent for longer than that has never carried a request: a
 	// handshake with a client certificate takes about 5 KiB, and a client that works sends something every few seconds.
 	neverUsedBytes  = 8 << 10
-	neverUsedSilent = 30 * time.Second
+	neverUsedSilent = 10 * time.Second
+	// Nobody waits behind a connection that is silent for this long; it may be one that only this end still knows of,
+	// which an earlier drain has turned away. kube-apiserver's say something every 30 s.
+	unusedSilent = 2 * time.Minute
 )
 
-// neverUsed tells whether no request was ever made over a connection, as the serving end sees it.
-func (c Conn) neverUsed() bool { return c.Received < neverUsedBytes && c.Silent >= neverUsedSilent }
+// unused tells whether no client works over a connection, as the serving end sees it.
+func (c Conn) unused() bool {
+	return c.Received == 0 || c.Silent >= unusedSilent || c.Received < neverUsedBytes && c.Silent >= neverUsedSilent
+}
 
 // clients sorts connections: served are those to this machine's ports, own those that this process has dialed, and
 // others are ends that are no client's.
@@ -61,7 +70,7 @@ func clients(served, own []Conn, others []netip.AddrPort) Clients {
 	}
 	slices.SortFunc(c.Own, netip.AddrPort.Compare)
 	for _, s := range served {
-		if slices.Contains(c.Own, s.Remote) || slices.Contains(others, s.Remote) || s.neverUsed() {
+		if slices.Contains(c.Own, s.Remote) || slices.Contains(others, s.Remote) || s.unused() {
 			continue
 		}
 		c.Addresses[s.Remote.Addr()]++
@@ -76,7 +85,7 @@ type Result struct {
 	Moved    int  // of those, how many were turned away
 	Expired  bool // the watchdog ended it
 
-	// Dead are the ends of the connections that were turned away: the member does not know that they are gone until it
-	// sends something, so they must not be taken for clients until then.
+	// Dead are the ends of connections that were turned away and that the member does not know to be gone, for the
+	// kernel could not tell it: they must not be taken for clients until it sends something.
 	Dead []netip.AddrPort
 }

@@ -72,7 +72,7 @@ func start(ports []uint16, max time.Duration, flags uint32) (*Drain, error) {
 		return nil, err
 	}
 	before = slices.DeleteFunc(before, func(c Conn) bool {
-		return c.Remote.Addr().IsLoopback() || c.neverUsed() || slices.ContainsFunc(own, func(o Conn) bool { return o.Local == c.Remote })
+		return c.Remote.Addr().IsLoopback() || c.unused() || slices.ContainsFunc(own, func(o Conn) bool { return o.Local == c.Remote })
 	})
 	d := &Drain{ports: ports, before: before, start: time.Now()}
 	d.result.Before = len(before)
@@ -90,6 +90,7 @@ func (d *Drain) end(expired bool) {
 		return
 	}
 	away, err := d.table.turnedAway()
+	now, serr := served(d.ports)
 	d.table.remove()
 	d.table = nil
 	d.result.Duration, d.result.Expired = time.Since(d.start), expired
@@ -99,8 +100,15 @@ func (d *Drain) end(expired bool) {
 	for _, c := range d.before {
 		if away[c.Remote.Port()] {
 			d.result.Moved++
-			d.result.Dead = append(d.result.Dead, c.Remote)
 		}
+	}
+	if serr != nil {
+		now = d.before
+	}
+	// Every connection whose packet was rejected is gone at the client's end, also those that clients have tried to make.
+	now = slices.DeleteFunc(now, func(c Conn) bool { return !away[c.Remote.Port()] || c.Remote.Addr().IsLoopback() })
+	for _, c := range bury(now) {
+		d.result.Dead = append(d.result.Dead, c.Remote)
 	}
 }
 

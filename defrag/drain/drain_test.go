@@ -18,7 +18,11 @@ func TestClients(t *testing.T) {
 	young := conn("192.0.2.4:7")
 	young.Received, young.Silent = 500, time.Second
 	quiet := conn("192.0.2.5:8")
-	quiet.Silent = time.Hour
+	quiet.Silent = time.Minute
+	gone := conn("192.0.2.6:10")
+	gone.Silent = time.Hour
+	refused := conn("192.0.2.7:11")
+	refused.Received = 0
 	served := []Conn{
 		conn("192.0.2.2:1"), conn("192.0.2.2:2"), // two of one client
 		conn("127.0.0.1:3"), // a local one
@@ -26,6 +30,7 @@ func TestClients(t *testing.T) {
 		conn("192.0.2.3:5"), // another keeper's
 		idle,                // etcd's own gateway
 		young, quiet,        // both are clients
+		gone, refused, // an earlier drain has turned them away
 		conn("[2001:db8::1]:9"),
 	}
 	own := []Conn{{Local: netip.MustParseAddrPort("127.0.0.1:4"), Remote: netip.MustParseAddrPort("127.0.0.1:2379")}}

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ const (
 	requestBytes = 56 // struct inet_diag_req_v2
 	messageBytes = 72 // struct inet_diag_msg
 	diagInfo     = 2  // INET_DIAG_INFO
+	sockDestroy  = 21 // SOCK_DESTROY
 	// In struct tcp_info.
 	infoLastDataRecv  = 52  // milliseconds
 	infoBytesReceived = 128 // since Linux 4.1
@@ -75,6 +77,8 @@ func parseSocket(b []byte) (Conn, bool) {
 		Local:  netip.AddrPortFrom(address(8), binary.BigEndian.Uint16(b[4:])),
 		Remote: netip.AddrPortFrom(address(24), binary.BigEndian.Uint16(b[6:])),
 		inode:  binary.NativeEndian.Uint32(b[68:]),
+		v6:     b[0] == unix.AF_INET6,
+		id:     [sockIDBytes]byte(b[4 : 4+sockIDBytes]),
 	}
 	ad, err := netlink.NewAttributeDecoder(b[messageBytes:])
 	if err != nil {
@@ -93,6 +97,42 @@ func parseSocket(b []byte) (Conn, bool) {
 		}
 	}
 	return c, true
+}
+
+// destroy ends this machine's end of a connection, whose other end is gone. It needs CAP_NET_ADMIN and a kernel with
+// CONFIG_INET_DIAG_DESTROY, which distributions have.
+func (c Conn) destroy(conn *netlink.Conn) error {
+	req := make([]byte, requestBytes)
+	req[0], req[1] = unix.AF_INET, unix.IPPROTO_TCP
+	if c.v6 {
+		req[0] = unix.AF_INET6
+	}
+	binary.NativeEndian.PutUint32(req[4:], 1<<stateEstablished)
+	copy(req[8:], c.id[:])
+	_, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge},
+		Data:   req,
+	})
+	return err
+}
+
+// bury destroys this machine's ends of dead connections, so that the member does not keep them for hours. Those that
+// stay are returned.
+func bury(dead []Conn) (stay []Conn) {
+	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+	if err != nil {
+		return dead
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(answerWait)); err != nil {
+		return dead
+	}
+	for _, c := range dead {
+		if err := c.destroy(conn); err != nil && !errors.Is(err, unix.ENOENT) {
+			stay = append(stay, c)
+		}
+	}
+	return stay
 }
 
 // ownInodes are the sockets of this process.

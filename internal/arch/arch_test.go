@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"daemon":         append([]string{"config", "report", "cluster", "keyspace", "kube", "schedule"}, capabilities...),
 	"config":         append([]string{"cluster", "kube", "schedule"}, capabilities...),
 	"report":         capabilities,
-	"defrag":         {"cluster", "schedule", "internal/etcdfile"},
+	"defrag":         {"cluster", "schedule", "internal/etcdfile", "defrag/drain"},
 	"census":         {"keyspace", "schedule"},
 	"splitter":       {"census", "keyspace", "cluster", "internal/etcdfile"},
 	"bulkclean":      {"keyspace", "cluster", "kube", "schedule"},
@@ -52,7 +52,7 @@ var guarded = []struct {
 }
 
 // forTests are packages that the product never reaches.
-var forTests = []string{"internal/arch", "internal/etcdtest", "internal/gendocs", "internal/kubetest", "internal/testproc", "test"}
+var forTests = []string{"internal/arch", "internal/etcdtest", "internal/gendocs", "internal/kubetest", "internal/netnstest", "internal/testproc", "test"}
 
 type pkg struct {
 	ImportPath string

@@ -37,7 +37,9 @@ type PKI struct {
 type CertOptions struct {
 	CommonName string
 	// Server adds the loopback names and server authentication.
-	Server    bool
+	Server bool
+	// IPs are more addresses of a server.
+	IPs       []net.IP
 	NotBefore time.Time
 	NotAfter  time.Time
 }
@@ -170,6 +172,7 @@ func (p *PKI) template(tb TB, o CertOptions) *x509.Certificate {
 	if o.Server {
 		c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 		c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+		c.IPAddresses = append(c.IPAddresses, o.IPs...)
 		c.DNSNames = []string{"localhost"}
 	}
 	return c

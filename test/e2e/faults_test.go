@@ -342,7 +342,8 @@ func TestFault_NoSpaceToWritable(t *testing.T) {
 		// A daemon has run here before, so there are tokens.
 		d, _, _ := start(t, c, "run")
 		eventually(t, time.Minute, "tokens are down", func() bool {
-			resp, err := cl.Get(t.Context(), "/etcdkeeper/token/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+			// Those for pauses come last.
+			resp, err := cl.Get(t.Context(), "/etcdkeeper/token/pause/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 			return err == nil && resp.Count > 0
 		})
 		_ = d.Process.Kill()

@@ -1,0 +1,136 @@
+package defrag
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster"
+)
+
+// drainVoters is how many other voters have to serve while a member's clients are turned away: one of them may fail
+// then and etcd still answers reads, and the clients do not all fall upon one.
+const drainVoters = 2
+
+// seemPinned is in the reason for which clients that have nowhere to go are not drained.
+const seemPinned = "use this member only"
+
+// decideDrain says whether the clients of m are turned away while it is busy for the predicted seconds, and why or why
+// not. Keepers is what the keepers tell of themselves.
+func decideDrain(c Config, v cluster.View, m cluster.Member, predicted float64, keepers []cluster.Keeper) (bool, string) {
+	if c.Drain == DrainNever {
+		return false, "defrag.drain is never"
+	}
+	note, ok := notes(keepers)[m.ID]
+	switch {
+	case len(nospaceMembers(v)) > 0:
+		return false, "etcd takes no writes (NOSPACE), so no keeper can be given a turn"
+	case !ok:
+		return false, "no keeper that takes turns is beside it"
+	case !note.Able:
+		return false, "its keeper cannot: " + note.Reason
+	}
+	if why := othersServe(v, m); why != "" {
+		return false, why
+	}
+	if c.Drain == DrainAlways {
+		return true, "defrag.drain is always"
+	}
+	if above := c.DrainAbove.Seconds(); predicted <= above {
+		return false, fmt.Sprintf("clients wait for about %.1f s, which is not more than %.1f s (defrag.drainAbove)", predicted, above)
+	}
+	return movable(m.ID, note, keepers)
+}
+
+// notes are what the keepers beside members tell, of two beside one member the younger one.
+func notes(keepers []cluster.Keeper) map[cluster.ID]cluster.DrainNote {
+	out := map[cluster.ID]cluster.DrainNote{}
+	since := map[cluster.ID]time.Time{}
+	for _, k := range keepers {
+		if k.Member != 0 && k.Drain != nil && !k.Since.Before(since[k.Member]) {
+			out[k.Member], since[k.Member] = *k.Drain, k.Since
+		}
+	}
+	return out
+}
+
+// othersServe tells why the other voters could not serve the clients of m; "" where they can.
+func othersServe(v cluster.View, m cluster.Member) string {
+	var applied uint64
+	for _, x := range v.Members {
+		applied = max(applied, x.RaftAppliedIndex)
+	}
+	able := 0
+	for _, x := range v.Voters() {
+		if x.ID != m.ID && x.Reachable && applied-x.RaftAppliedIndex <= cluster.MaxLag && (x.DefragInFlight == nil || *x.DefragInFlight == 0) {
+			able++
+		}
+	}
+	if able < drainVoters {
+		return fmt.Sprintf("%d other voters serve and are caught up, %d are wanted", able, drainVoters)
+	}
+	return ""
+}
+
+// movable tells whether every client of a member can go elsewhere: only an address that other keepers see too has
+// connections to other members. A client of this member alone would wait longer for its next attempt to connect than
+// it waits for the member.
+func movable(id cluster.ID, note cluster.DrainNote, keepers []cluster.Keeper) (bool, string) {
+	if note.More {
+		return false, fmt.Sprintf("it has clients of more than %d addresses, of which it is not known whether they can go elsewhere", cluster.MaxDrainClients)
+	}
+	elsewhere := map[string]bool{}
+	for other, n := range notes(keepers) {
+		if other == id {
+			continue
+		}
+		for a := range n.Clients {
+			elsewhere[a] = true
+		}
+	}
+	connections := 0
+	var pinned []string
+	for _, a := range slices.Sorted(maps.Keys(note.Clients)) {
+		connections += note.Clients[a]
+		if addr, err := netip.ParseAddr(a); err == nil && addr.IsLoopback() || !elsewhere[a] {
+			pinned = append(pinned, a)
+		}
+	}
+	switch {
+	case len(pinned) > 0:
+		return false, fmt.Sprintf("clients of %s %s, as far as the keepers see: they would wait longer", some(pinned), seemPinned)
+	case connections == 0:
+		return false, "no client is connected to it"
+	}
+	return true, fmt.Sprintf("%d connections of %d client addresses can go to other members", connections, len(note.Clients))
+}
+
+// some is a list that stays short.
+func some(list []string) string {
+	const most = 3
+	if len(list) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+	}
+	return strings.Join(list, ", ")
+}
+
+// drain decides for each member that is to be defragmented whether its clients are drained, and notes once, not member
+// by member, why they are not although they wait for long.
+func (d *decider) drain() {
+	reasons := map[string][]string{}
+	for _, id := range d.plan.Order {
+		row := d.plan.member(id)
+		i := slices.IndexFunc(d.v.Members, func(m cluster.Member) bool { return m.ID == id })
+		row.Drain, row.DrainReason = decideDrain(d.c, d.v, d.v.Members[i], *row.PredictedSeconds, d.s.Keepers)
+		if !row.Drain && d.c.Drain != DrainNever && *row.PredictedSeconds > d.c.DrainAbove.Seconds() {
+			reasons[row.DrainReason] = append(reasons[row.DrainReason], cmp.Or(row.Name, row.ID.String()))
+		}
+	}
+	for _, why := range slices.Sorted(maps.Keys(reasons)) {
+		d.plan.note(fmt.Sprintf("clients of %s are not drained: %s", strings.Join(reasons[why], ", "), why))
+	}
+}

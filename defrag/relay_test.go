@@ -1,0 +1,260 @@
+package defrag
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster"
+)
+
+// takes makes the keepers of f take their turns: each does what f's servers do, and says what it did.
+func takes(f *fake, result turnResult) {
+	f.keepers = beside3(map[string]int{"192.0.2.9": 2})
+	f.offered = func(f *fake, turn cluster.Turn) error {
+		go func() {
+			time.Sleep(time.Second)
+			f.setTurn(cluster.TurnTaken, turnResult{})
+			var o turnOrder
+			if err := json.Unmarshal(turn.Order, &o); err != nil {
+				panic(err)
+			}
+			if o.Drain {
+				result.DrainedSeconds = ptr(1.5)
+			}
+			if o.Work == workHash {
+				f.mu.Lock()
+				f.log("hash")
+				f.mu.Unlock()
+				f.setTurn(cluster.TurnDone, turnResult{Hash: 1, Seconds: 0.5})
+				return
+			}
+			v, _ := f.View(context.Background())
+			for _, m := range v.Members {
+				if m.ID == turn.Member {
+					_ = f.Defragment(context.Background(), m)
+				}
+			}
+			f.setTurn(cluster.TurnDone, result)
+		}()
+		return nil
+	}
+}
+
+func drains(c *Config) { c.DrainAbove = 0 }
+
+func TestRunner_GivesTurns(t *testing.T) {
+	f := newFake(t)
+	takes(f, turnResult{Seconds: 1, Moved: 2})
+	inRun(t, f, drains, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Done {
+			t.Fatalf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+		}
+		for _, m := range rep.Members {
+			if !m.Drain || m.DrainedSeconds == nil || *m.DrainedSeconds != 1.5 || *m.ConnectionsMoved != 2 || *m.ConnectionsBack != 2 || *m.Seconds != 1 {
+				t.Errorf("got %+v", m)
+			}
+		}
+		f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3", "offer 1", "defragment m1", "offer 1", "hash", "offer 2", "hash", "offer 3", "hash")
+		if rep.Hash.Result != HashEqual || rep.Hash.LongestSeconds != 0.5 {
+			t.Errorf("got hash %+v", rep.Hash)
+		}
+	})
+}
+
+func TestRunner_TurnWithoutDrain(t *testing.T) {
+	f := newFake(t)
+	takes(f, turnResult{Seconds: 1})
+	inRun(t, f, func(c *Config) { c.DrainAbove = time.Hour }, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Done || rep.Members[0].DrainedSeconds != nil || f.hashes != 3 {
+			t.Errorf("got %s, %v, %+v", rep.Outcome, err, rep.Members[0])
+		}
+		f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3", "offer 1", "defragment m1")
+	})
+}
+
+// TestRunner_TurnNotTaken proves that a member whose keeper does not answer is done from afar, behind gates read anew.
+func TestRunner_TurnNotTaken(t *testing.T) {
+	for name, offered := range map[string]func(f *fake, turn cluster.Turn) error{
+		"nobody takes it": func(*fake, cluster.Turn) error { return nil },
+		"no space":        func(f *fake, _ cluster.Turn) error { f.loseTurn(); return rpctypes.ErrNoSpace },
+		"the offer did not arrive": func(f *fake, _ cluster.Turn) error {
+			f.loseTurn()
+			return context.DeadlineExceeded
+		},
+		"the offer ended": func(f *fake, _ cluster.Turn) error {
+			time.AfterFunc(3*time.Second, f.loseTurn)
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			f.keepers, f.offered = beside3(map[string]int{"192.0.2.9": 2})[:1], offered
+			f.keepers = append(f.keepers, cluster.Keeper{Member: 4, Drain: f.keepers[0].Drain})
+			inRun(t, f, drains, Options{}, func(rep Report, err error) {
+				if err != nil || rep.Outcome != Done {
+					t.Fatalf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+				}
+				m := rep.Members[2]
+				if m.DrainedSeconds != nil || !m.Drain || !strings.Contains(m.Reason, "not drained: ") {
+					t.Errorf("got %+v", m)
+				}
+			})
+		})
+	}
+	t.Run("a gate closes while it waits", func(t *testing.T) {
+		f := newFake(t)
+		f.keepers = beside3(nil)
+		f.offered = func(f *fake, _ cluster.Turn) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.pause = []cluster.Refusal{{Gate: cluster.GatePause, Reason: "paused"}}
+			return nil
+		}
+		inRun(t, f, nil, Options{}, func(rep Report, err error) {
+			if err != nil || rep.Outcome != Refused || !strings.Contains(rep.Reason, "paused") {
+				t.Errorf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+			}
+			f.want(t, "lock", "offer 2", "withdraw 2")
+		})
+	})
+}
+
+func TestRunner_TurnUnderToken(t *testing.T) {
+	f := newFake(t)
+	f.keepers, f.byToken = beside3(nil), true
+	inRun(t, f, nil, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Done {
+			t.Errorf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+		}
+		f.want(t, "lock", "defragment m2", "defragment m3", "defragment m1")
+	})
+}
+
+func TestRunner_TurnEndsBadly(t *testing.T) {
+	tests := []struct {
+		name    string
+		offered func(f *fake, m cluster.Member)
+		outcome Outcome
+		failed  bool
+		reason  string
+		calls   int // defragmentations
+	}{
+		{name: "refused", outcome: Refused, reason: "did not begin: a gate", offered: func(f *fake, _ cluster.Member) {
+			f.setTurn(cluster.TurnFailed, turnResult{Error: "a gate", NotBegun: true})
+		}},
+		{name: "the answer is lost, the server works", outcome: Done, calls: 3, offered: func(f *fake, m cluster.Member) {
+			_ = f.Defragment(context.Background(), m)
+			f.loseTurn()
+		}},
+		{name: "the keeper dies while the server works", outcome: Done, calls: 3, offered: func(f *fake, m cluster.Member) {
+			go func() { _ = f.Defragment(context.Background(), m) }()
+			time.Sleep(300 * time.Millisecond)
+			f.loseTurn()
+		}},
+		{name: "the keeper dies and its lease goes on", outcome: Done, calls: 3, offered: func(f *fake, m cluster.Member) {
+			_ = f.Defragment(context.Background(), m)
+			time.AfterFunc(time.Minute, f.loseTurn)
+		}},
+		{name: "the keeper dies before it begins", outcome: Partial, failed: true, reason: "lost in its turn", offered: func(f *fake, _ cluster.Member) {
+			time.Sleep(40 * time.Second)
+			f.loseTurn()
+		}},
+		{name: "it says that the call failed", outcome: Partial, failed: true, reason: "connection refused", offered: func(f *fake, _ cluster.Member) {
+			f.setTurn(cluster.TurnFailed, turnResult{Error: "connection refused"})
+		}},
+		{name: "it says that the call failed, and it did not", outcome: Done, calls: 3, offered: func(f *fake, m cluster.Member) {
+			_ = f.Defragment(context.Background(), m)
+			f.setTurn(cluster.TurnFailed, turnResult{Error: "connection refused"})
+		}},
+		{name: "clients cannot reach it behind the drain", outcome: Partial, failed: true, reason: "the rule is removed", calls: 1, offered: func(f *fake, m cluster.Member) {
+			_ = f.Defragment(context.Background(), m)
+			f.setTurn(cluster.TurnDone, turnResult{Seconds: 1, DrainedSeconds: ptr(1.0), Shut: "the rule is removed, and nobody answers"})
+		}},
+		{name: "a result that cannot be read", outcome: Done, calls: 3, offered: func(f *fake, m cluster.Member) {
+			_ = f.Defragment(context.Background(), m)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			turn := *f.turn
+			turn.State, turn.Result = cluster.TurnDone, json.RawMessage(`[]`)
+			f.turn = &turn
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFake(t)
+			f.keepers = beside3(nil)[1:2] // beside m2 only, which is the first in the order
+			f.offered = func(f *fake, turn cluster.Turn) error {
+				go func() {
+					f.setTurn(cluster.TurnTaken, turnResult{})
+					time.Sleep(2 * time.Second)
+					tt.offered(f, member(turn.Member, 0, 0))
+				}()
+				return nil
+			}
+			inRun(t, f, nil, Options{}, func(rep Report, err error) {
+				if rep.Outcome != tt.outcome || (err != nil) != tt.failed || !strings.Contains(rep.Reason, tt.reason) {
+					t.Errorf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+				}
+				n := 0
+				for _, c := range f.calls {
+					if strings.HasPrefix(c, "defragment") {
+						n++
+					}
+				}
+				if n != tt.calls {
+					t.Errorf("got %d defragmentations, want %d: %q", n, tt.calls, f.calls)
+				}
+				time.Sleep(2 * time.Minute) // the lease that goes on
+			})
+		})
+	}
+}
+
+// TestRunner_TurnOfAnotherRun proves that nothing is disturbed while a keeper is in a turn, whoever gave it.
+func TestRunner_TurnOfAnotherRun(t *testing.T) {
+	f := newFake(t)
+	f.turn = &cluster.Turn{ID: "x", State: cluster.TurnTaken, Member: 3, By: "a run before"}
+	inRun(t, f, nil, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Refused || !strings.Contains(rep.Reason, "given by a run before") {
+			t.Errorf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+		}
+		f.want(t, "lock")
+	})
+}
+
+func TestRunner_Asks(t *testing.T) {
+	f := newFake(t)
+	n := 0
+	f.asked = func() error {
+		f.mu.Lock()
+		n++
+		first, second := n == 1, n == 2
+		f.mu.Unlock()
+		switch {
+		case first:
+			time.Sleep(96 * time.Millisecond)
+		case second:
+			return errors.New("unavailable")
+		}
+		return nil
+	}
+	inRun(t, f, nil, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Clients == nil || rep.Clients.LongestSeconds != 0.096 || rep.Clients.Failed != 1 || rep.Clients.Reads < 100 {
+			t.Fatalf("got %+v, %v", rep.Clients, err)
+		}
+		if all := strings.Join(rep.Notes, "\n"); !strings.Contains(all, "clients waited at most 96 ms") {
+			t.Errorf("got notes %s", all)
+		}
+	})
+	inRun(t, newFake(t), func(c *Config) { c.Probe = false }, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Clients != nil {
+			t.Errorf("switched off: got %+v, %v", rep.Clients, err)
+		}
+	})
+}

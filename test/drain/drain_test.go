@@ -1,0 +1,286 @@
+//go:build linux
+
+package drain
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
+	"github.com/etcdkeeper/etcdkeeper/internal/netnstest"
+)
+
+// inUse is what the members keep, in MiB: a defragmentation takes a few tenths of a second.
+const inUse = 48
+
+// TestDrain_RoundRobin holds that a run with keepers drains each member in its turn, one at a time,
+// and that clients of all members lose at most one request a connection and member.
+func TestDrain_RoundRobin(t *testing.T) {
+	for _, version := range []string{etcdtest.V35, etcdtest.V36} { // 3.7 is that of TestDrain_WhatGoesWrong
+		t.Run(version, func(t *testing.T) {
+			o := netnstest.Options{Version: version}
+			if version == etcdtest.V36 {
+				o.IPv6, o.TLS = true, true
+			}
+			l := netnstest.Start(t, o)
+			l.Fragment(t, inUse, inUse)
+			work := l.RoundRobin(t, 100)
+			var api *netnstest.Load
+			if version == etcdtest.V35 {
+				api = netnstest.ConfigMaps(t, l.APIServer(t), 50)
+			}
+			keepers(t, l)
+			seen(t, l, l.ClientAddr)
+			term := l.Terms(t)
+			stop := mostDrained(t, l)
+			r := begin(t, l)
+			rep := r.end(t)
+			if n := stop(); n != 1 {
+				t.Errorf("%d members were drained at once, want 1", n)
+			}
+			got := work.Stop()
+			if rep.Outcome != "done" {
+				t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+			}
+			for _, m := range rep.Members {
+				if !m.Drain || m.DrainedSeconds == nil || m.ConnectionsMoved == nil || *m.ConnectionsMoved == 0 {
+					t.Errorf("member %s was not drained, or nobody was turned away: %+v\n%s", m.Name, m, r.stderr.String())
+					continue
+				}
+				if *m.DrainedSeconds < *m.Seconds {
+					t.Errorf("member %s was drained for %.3f s and defragmented for %.3f s", m.Name, *m.DrainedSeconds, *m.Seconds)
+				}
+				if m.ConnectionsBack == nil || *m.ConnectionsBack == 0 {
+					t.Errorf("member %s: clients did not come back: %+v", m.Name, m)
+				}
+			}
+			if rep.Hash == nil || rep.Hash.Result != "equal" {
+				t.Errorf("got hash %+v", rep.Hash)
+			}
+			if rep.Clients == nil || rep.Clients.Reads == 0 || !strings.Contains(strings.Join(rep.Notes, "\n"), "clients waited at most") {
+				t.Errorf("got clients %+v, notes %q", rep.Clients, rep.Notes)
+			}
+			if api != nil {
+				apiServer(t, rep, api.Stop())
+			}
+			// One connection a member, which is turned away twice: for the defragmentation and for the hash.
+			if len(got.Failed) > 2*len(l.Members) {
+				t.Errorf("%d of %d requests failed: %v", len(got.Failed), got.Requests, got.Failed)
+			}
+			if now := l.Terms(t); !slices.Equal(now, term) {
+				t.Errorf("an election: terms were %v, are %v", term, now)
+			}
+			noTables(t, l)
+			t.Logf("longest wait %s, the keeper's own client %.3f s, %d of %d requests failed", max(got.LongestPut, got.LongestGet), rep.Clients.LongestSeconds, len(got.Failed), got.Requests)
+		})
+	}
+}
+
+// apiServer holds that the clients of a real API server of all members notice next to nothing.
+func apiServer(t *testing.T, rep report, got netnstest.Noticed) {
+	t.Helper()
+	moved := 0
+	for _, m := range rep.Members {
+		if m.ConnectionsMoved != nil {
+			moved += *m.ConnectionsMoved
+		}
+	}
+	// Each connection that is turned away may lose one request, and is turned away for the hash again.
+	if len(got.Failed) > 2*moved {
+		t.Errorf("API server: %d of %d requests failed with %d connections turned away: %v", len(got.Failed), got.Requests, moved, got.Failed)
+	}
+	t.Logf("API server: longest create %s, get %s, %d of %d requests failed, %d connections turned away", got.LongestPut, got.LongestGet, len(got.Failed), got.Requests, moved)
+}
+
+// TestDrain_WhatGoesWrong kills, freezes and takes away, on one cluster.
+func TestDrain_WhatGoesWrong(t *testing.T) {
+	l := netnstest.Start(t, netnstest.Options{Version: etcdtest.V37})
+	l.Fragment(t, inUse, inUse)
+	l.RoundRobin(t, 100)
+	keepers(t, l)
+	seen(t, l, l.ClientAddr)
+	for _, step := range []struct {
+		name string
+		test func(t *testing.T, l *netnstest.Lab)
+	}{
+		{"keeper killed", keeperKilled},
+		{"member never finishes", neverFinishes},
+		{"etcd killed", etcdKilled},
+		{"pinned client", pinned},
+		{"no right", noRight},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.test(t, l) }) {
+			for _, m := range l.Members {
+				t.Logf("%s: %s", m.Name, m.Log())
+			}
+			return
+		}
+	}
+}
+
+// freeze holds a member in the middle of its defragmentation while f runs.
+func freeze(t *testing.T, m *netnstest.Member, f func()) {
+	t.Helper()
+	if err := m.Etcd().Pause(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Etcd().Resume() }()
+	f()
+}
+
+func keeperKilled(t *testing.T, l *netnstest.Lab) {
+	r := begin(t, l)
+	m := busy(t, l, r)
+	freeze(t, m, func() {
+		if err := m.Keeper().Signal(9); err != nil {
+			t.Fatal(err)
+		}
+		<-m.Keeper().Done()
+		killed := time.Now()
+		if got := m.Tables(t); got != "" {
+			t.Errorf("the rule outlived its keeper: %s", got)
+		}
+		t.Logf("the rule was gone %s after the kill", time.Since(killed))
+		// The turn's lease ends with its keeper, only sooner.
+		cl := l.Client(t)
+		resp, err := cl.Get(t.Context(), "/etcdkeeper/turn")
+		if err == nil && len(resp.Kvs) == 1 {
+			_, err = cl.Revoke(t.Context(), clientv3.LeaseID(resp.Kvs[0].Lease))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err := m.Reach(t, patience); err != nil {
+		t.Errorf("member %s cannot be reached: %v", m.Name, err)
+	}
+	// The server goes on: the gauge and the size of the file tell that it was done.
+	if rep := r.end(t); rep.Outcome != "done" {
+		t.Errorf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	noTables(t, l)
+	m.StartKeeper(t, true, keeperEnv()...)
+	seen(t, l, l.ClientAddr)
+}
+
+func neverFinishes(t *testing.T, l *netnstest.Lab) {
+	r := begin(t, l, "ETCDKEEPER_DEFRAG_DRAINMAX=2s")
+	m := busy(t, l, r)
+	freeze(t, m, func() {
+		for end := time.Now().Add(patience); m.Tables(t) != ""; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the watchdog did not let clients in again")
+			}
+		}
+	})
+	if err := m.Reach(t, patience); err != nil {
+		t.Errorf("member %s cannot be reached: %v", m.Name, err)
+	}
+	rep := r.end(t)
+	if rep.Outcome != "done" {
+		t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	if row := rep.member(t, m.Name); row.DrainedSeconds == nil || !strings.Contains(row.Reason, "defrag.drainMax") {
+		t.Errorf("got %+v", row)
+	}
+	noTables(t, l)
+	l.Await(t)
+}
+
+func etcdKilled(t *testing.T, l *netnstest.Lab) {
+	r := begin(t, l)
+	m := busy(t, l, r)
+	m.Etcd().Kill()
+	// It must not stay shut when it comes back.
+	m.StartEtcd(t)
+	if err := m.Reach(t, patience); err != nil {
+		t.Errorf("member %s cannot be reached: %v", m.Name, err)
+	}
+	if rep := r.end(t); rep.Outcome != "failed" && rep.Outcome != "partial" {
+		t.Errorf("got %s: %s", rep.Outcome, rep.Reason)
+	}
+	l.Await(t)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if m.Tables(t) == "" {
+			break
+		}
+	}
+	noTables(t, l)
+	seen(t, l, l.ClientAddr)
+}
+
+// pinned is a client on the member's own machine that knows no other member.
+func pinned(t *testing.T, l *netnstest.Lab) {
+	m := l.Members[0]
+	loop := fmt.Sprintf("exec 3<>/dev/tcp/%s/2379; while :; do printf 'GET /version HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; sleep 0.2; done", m.Addr)
+	cmd := m.In("bash", "-c", loop)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	// A run looks at clients more often while it goes on; before it, every 15 s.
+	for end := time.Now().Add(patience); ; time.Sleep(time.Second) {
+		out, err := l.Command("status", "-w", "json").Output()
+		if err == nil && strings.Contains(string(out), fmt.Sprintf("%q:", m.Addr)) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the client at %s is not seen: %v: %s", m.Addr, err, out)
+		}
+	}
+	r := begin(t, l)
+	rep := r.end(t)
+	if rep.Outcome != "done" {
+		t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	for _, x := range l.Members {
+		row := rep.member(t, x.Name)
+		if (row.DrainedSeconds != nil) != (x != m) {
+			t.Errorf("member %s: drained %v: %s", x.Name, row.DrainedSeconds, row.DrainReason)
+		}
+	}
+	if row := rep.member(t, m.Name); !strings.Contains(row.DrainReason, m.Addr+" use this member only") {
+		t.Errorf("got %q", row.DrainReason)
+	}
+	if !strings.Contains(strings.Join(rep.Notes, "\n"), "clients of "+m.Name+" are not drained") {
+		t.Errorf("the plan does not say so: %q", rep.Notes)
+	}
+}
+
+func noRight(t *testing.T, l *netnstest.Lab) {
+	for _, m := range l.Members {
+		if err := m.Keeper().Stop(); err != nil {
+			t.Fatal(err)
+		}
+		m.StartKeeper(t, false, keeperEnv()...)
+	}
+	seen(t, l, l.ClientAddr)
+	r := begin(t, l)
+	rep := r.end(t)
+	if rep.Outcome != "done" {
+		t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	n := 0
+	for _, note := range rep.Notes {
+		if strings.Contains(note, "CAP_NET_ADMIN") {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("the plan says %d times what is missing: %q", n, rep.Notes)
+	}
+	for _, row := range rep.Members {
+		if row.DrainedSeconds != nil || !row.Done {
+			t.Errorf("got %+v", row)
+		}
+	}
+	noTables(t, l)
+}
