@@ -96,7 +96,7 @@ func (p *cleanApply) run(cmd *cobra.Command, args []string) error {
 	out := applied{Result: res}
 	err = p.ended(ctx, args[0], res, err)
 	if err == nil && p.thenDefrag {
-		out.Defrag, err = p.defragment(cmd, c, plan.Head.Selector.Registry)
+		out.Defrag, err = p.defragment(cmd, c, plan)
 	}
 	perr := p.print(out, func(w io.Writer) error {
 		if err := applyTable(w, plan, res); err != nil || out.Defrag == nil {
@@ -278,9 +278,14 @@ func (p *cleanApply) afterwards(res bulkclean.Result) {
 // defragment hands over to the rolling run. Compacting is left to the API server: watchers that have not seen a
 // deletion yet would lose it. Until it has compacted the rule may find nothing to reclaim, so --compact-wait gives it
 // time.
-func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client, registry string) (*defrag.Report, error) {
+func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client, plan *bulkclean.Plan) (*defrag.Report, error) {
 	ctx := cmd.Context()
-	if err := p.compacted(ctx, c, registry); err != nil {
+	ended := time.Now()
+	_, deletedBy, err := bulkclean.NewEtcd(c).ClusterID(ctx, plan.Head.Selector.Registry)
+	if err == nil {
+		err = p.compacted(ctx, c, deletedBy)
+	}
+	if err != nil {
 		return nil, withCode(exitPartial, fmt.Errorf("the objects are deleted; interrupted before the members were defragmented: %w", err))
 	}
 	r, err := defrag.NewRunner(defrag.Client{Client: c}, p.loaded.Config.Defrag, defrag.Options{
@@ -288,6 +293,7 @@ func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client, registry 
 		Situation: func(v cluster.View) defrag.Situation {
 			return defrag.Situation{DiskFree: memberDisk(c.Config(), v)}
 		},
+		Revision: drained(plan.Head.Revision, deletedBy, ended),
 	})
 	if err != nil {
 		return nil, withCode(exitUsage, err)
@@ -304,14 +310,22 @@ func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client, registry 
 	return &rep, err
 }
 
+// drained tells the rolling run, which compacts under a NOSPACE alarm, to which revision that may be: where the deletions
+// ended at the asked time or before, to theirs, and else to the plan's, which no deletion is older than. So watchers have
+// the run's margin of time to see every deletion.
+func drained(planned, deletedBy int64, ended time.Time) func(time.Time) (int64, bool) {
+	return func(at time.Time) (int64, bool) {
+		if at.Before(ended) {
+			return planned, true
+		}
+		return deletedBy, true
+	}
+}
+
 // compacted waits until the deletions are compacted, for --compact-wait at most.
-func (p *cleanApply) compacted(ctx context.Context, c *cluster.Client, registry string) error {
+func (p *cleanApply) compacted(ctx context.Context, c *cluster.Client, deletedBy int64) error {
 	if p.compactWait <= 0 {
 		return nil
-	}
-	_, deletedBy, err := bulkclean.NewEtcd(c).ClusterID(ctx, registry)
-	if err != nil {
-		return err
 	}
 	p.log.Info("waiting for the deletions to be compacted", "revision", deletedBy, "longest", p.compactWait)
 	for end := time.Now().Add(p.compactWait); time.Now().Before(end); {

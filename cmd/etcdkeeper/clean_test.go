@@ -295,3 +295,14 @@ func TestClean_Snapshot(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 }
+
+// TestDrained: a compaction under NOSPACE never takes a deletion that watchers had no time to see.
+func TestDrained(t *testing.T) {
+	ended := time.Now()
+	f := drained(100, 900, ended)
+	for at, want := range map[time.Duration]int64{-time.Minute: 100, 0: 900, time.Minute: 900} {
+		if got, ok := f(ended.Add(at)); got != want || !ok {
+			t.Errorf("%s after the end: got %d, %v, want %d", at, got, ok, want)
+		}
+	}
+}
