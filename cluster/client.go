@@ -194,6 +194,10 @@ func (c *Client) conn(ctx context.Context, endpoint string) (*memberConn, error)
 	return mc, nil
 }
 
+// receiveWindow is how many bytes a member may send ahead of what is read. gRPC would let it grow to 16 MiB, which is a
+// quarter of what a scan may take; with this one a stream over a millisecond of distance still runs at 1 GiB a second.
+const receiveWindow = 1 << 20
+
 func (c *Client) dial(ctx context.Context, last *lastErr, endpoints ...string) (*clientv3.Client, error) {
 	endpoint := endpoints[0]
 	user, password := c.cfg.Credentials()
@@ -203,6 +207,8 @@ func (c *Client) dial(ctx context.Context, last *lastErr, endpoints ...string) (
 			MinConnectTimeout: c.cfg.DialTimeout,
 		}),
 		grpc.WithChainUnaryInterceptor(defragmentOnce),
+		grpc.WithInitialWindowSize(receiveWindow),
+		grpc.WithInitialConnWindowSize(receiveWindow),
 	}
 	if strings.HasPrefix(endpoint, "https://") || strings.HasPrefix(endpoint, "unixs:") {
 		opts = append(opts, grpc.WithTransportCredentials(rotatingCreds{files: c.tls, last: last}))

@@ -18,7 +18,7 @@ type batch struct {
 
 // maxKept is the largest buffer that is kept for another batch: a few large values make a batch much larger than the
 // size that is aimed at.
-const maxKept = 8 << 20
+const maxKept = 4 << 20
 
 func (b *batch) reset() {
 	if cap(b.buf) > maxKept {

@@ -171,9 +171,7 @@ func (l *Live) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		s := &scan{Live: l, full: make(chan *batch), free: make(chan *batch, batches), next: r.Start}
-		for range batches {
-			s.free <- new(batch)
-		}
+		s.more(streamBatches)
 		var failed error
 		go func() {
 			defer close(s.full)
@@ -198,8 +196,12 @@ func (l *Live) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {
 	}
 }
 
-// batches is how many pages or parts of a stream there are at once: one that is consumed, and those on their way.
-const batches = maxPieces + 1
+// How many pages or parts of a stream there are at once: one that is consumed, and those on their way. They are most of
+// the memory that a scan needs.
+const (
+	batches       = maxPieces + 1
+	streamBatches = 3
+)
 
 // scan is one scan under way.
 type scan struct {
@@ -209,6 +211,14 @@ type scan struct {
 	next []byte      // the first key that was not handed over yet
 
 	attempt int // in a row without a key read in between
+	made    int // batches
+}
+
+// more makes batches until there are n.
+func (s *scan) more(n int) {
+	for ; s.made < n; s.made++ {
+		s.free <- new(batch)
+	}
 }
 
 // batch is one to be filled.
@@ -263,7 +273,9 @@ func (s *scan) read(ctx context.Context, r Range) error {
 			s.pages.Store(true)
 			continue
 		case !pages && tooLarge(err):
-			pages = true // pages begin small
+			// The keys that come are much larger than those before. A new stream begins small again, with ten of them; where
+			// that is too much, pages can be smaller.
+			pages = bytes.Equal(s.next, rest.Start)
 			continue
 		}
 		if err := s.recover(ctx, err, s.attempt); err != nil {

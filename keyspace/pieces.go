@@ -44,6 +44,7 @@ type pages struct {
 // asked for before later ones are handed over.
 func (s *scan) readPages(ctx context.Context, r Range) error {
 	ctx, cancel := context.WithCancel(ctx)
+	s.more(batches)
 	p := &pages{scan: s, r: r, pager: newPager(s.opts.PageBytes), most: maxFlying, answers: make(chan *piece, maxFlying),
 		pieces: []*piece{{start: r.Start, end: r.End, rest: -1}}}
 	if s.opts.Rate > 0 {

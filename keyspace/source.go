@@ -38,8 +38,9 @@ const (
 	rangeMethod  = "/etcdserverpb.KV/Range"
 	streamMethod = "/etcdserverpb.KV/RangeStream"
 	// maxAnswer bounds what is received at once, unless one key alone is larger. Parts of a stream are aimed at 1.5 MiB
-	// by the server, which cannot know that the next values will be a thousand times as large as those before.
-	maxAnswer = 32 << 20
+	// by the server, which cannot know that the next values will be a thousand times as large as those before: behind
+	// thousands of leases it sends as many nodes at once. What is too large is refused by its announced length.
+	maxAnswer = 8 << 20
 )
 
 // codec is gRPC's for requests, and decodes answers into batches.
