@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -34,58 +35,86 @@ type Query struct {
 func (d *DB) Records(ctx context.Context, q Query) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
-		// The file is walked on one core while what was read is worked on on another.
-		full, empty := make(chan []Record, 2), make(chan []Record, 4)
-		for range cap(empty) {
-			empty <- make([]Record, 0, batchSize)
+		// Three share the work: one walks the file, one finds out what is superseded, and the caller uses the records.
+		r := &reader{d: d, q: q, read: make(chan *batch, 2), full: make(chan *batch, 2), empty: make(chan *batch, batches)}
+		for range batches {
+			r.empty <- new(batch)
 		}
-		var failed error
+		var walkErr, settleErr error
 		go func() {
-			defer close(full)
-			failed = guard(func() error { return d.read(ctx, q, full, empty) })
+			defer close(r.read)
+			walkErr = guard(func() error { return r.walk(ctx) })
+		}()
+		go func() {
+			defer close(r.full)
+			settleErr = guard(func() error { return r.settle(ctx) })
+			cancel()
+			for range r.read { // until the walk has ended
+			}
 		}()
 		defer func() {
 			cancel()
-			for range full {
+			for range r.full {
 			}
 		}()
-		for batch := range full {
-			for i := range batch {
-				if !yield(&batch[i], nil) {
+		for b := range r.full {
+			for i := range b.records {
+				if !yield(&b.records[i], nil) {
 					return
 				}
 			}
-			empty <- batch[:0]
+			r.empty <- b
 		}
-		if failed != nil {
-			yield(nil, fmt.Errorf("read database %s: %w", d.path, failed))
+		if walkErr == nil || settleErr != nil && errors.Is(walkErr, context.Canceled) {
+			walkErr = settleErr
+		}
+		if walkErr != nil {
+			yield(nil, fmt.Errorf("read database %s: %w", d.path, walkErr))
 		}
 	}
 }
 
-const batchSize = 512
+const (
+	batchSize = 512
+	batches   = 6 // two waiting at each hand-over, and two in work
+)
 
-func (d *DB) read(ctx context.Context, q Query, full, empty chan []Record) error {
-	r := &reader{d: d, q: q, seen: newSeen(d.data), full: full, empty: empty}
-	pages, err := d.walk(*d.bucket("key"), true, func(l leaf) error { return r.leaf(ctx, l) })
-	if err != nil {
-		return err
-	}
-	d.keyPages.Store(pages)
-	return r.settle(ctx)
+// batch is a few records, with what settle needs of each.
+type batch struct {
+	records []Record
+	at      [batchSize]int64  // where in the file the length of a record's key stands
+	hash    [batchSize]uint64 // of its key
 }
 
 // reader turns leaves into batches of records.
 type reader struct {
 	d    *DB
 	q    Query
-	seen *seen
 	last revision
 
-	batch       []Record
-	at          [batchSize]int64  // where in the file the length of a record's key stands
-	hash        [batchSize]uint64 // of its key
-	full, empty chan []Record
+	batch             *batch      // being filled
+	read, full, empty chan *batch // from walk to settle, from there to the caller, and back
+}
+
+func (r *reader) walk(ctx context.Context) error {
+	pages, err := r.d.walk(*r.d.bucket("key"), true, func(l leaf) error { return r.leaf(ctx, l) })
+	if err != nil {
+		return err
+	}
+	r.d.keyPages.Store(pages)
+	if r.batch != nil {
+		return hand(ctx, r.read, r.batch)
+	}
+	return nil
+}
+
+func hand(ctx context.Context, to chan<- *batch, b *batch) error {
+	select {
+	case to <- b:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (r *reader) leaf(ctx context.Context, l leaf) error {
@@ -108,19 +137,20 @@ func (r *reader) leaf(ctx context.Context, l leaf) error {
 		if r.batch == nil {
 			select {
 			case r.batch = <-r.empty:
+				r.batch.records = r.batch.records[:0]
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
-		n := len(r.batch)
-		r.batch = append(r.batch, Record{})
-		rec := &r.batch[n]
+		b, n := r.batch, len(r.batch.records)
+		b.records = append(b.records, Record{})
+		rec := &b.records[n]
 		keyAt, err := rec.parse(e.value)
 		if err != nil {
 			return fmt.Errorf("page %d: the record of revision %s: %w", l.page, rev, err)
 		}
 		if q := r.q; len(q.Start) > 0 && bytes.Compare(rec.Key, q.Start) < 0 || len(q.End) > 0 && bytes.Compare(rec.Key, q.End) >= 0 {
-			r.batch = r.batch[:n]
+			b.records = b.records[:n]
 			continue
 		}
 		if tombstone {
@@ -130,9 +160,10 @@ func (r *reader) leaf(ctx context.Context, l leaf) error {
 		}
 		rec.Tombstone = tombstone
 		rec.Stored = int64(elementSize + len(e.key) + len(e.value))
-		r.at[n], r.hash[n] = e.valueAt+int64(keyAt), r.seen.prepare(rec.Key)
+		b.at[n] = e.valueAt + int64(keyAt)
 		if n+1 == batchSize {
-			if err := r.settle(ctx); err != nil {
+			r.batch = nil
+			if err := hand(ctx, r.read, b); err != nil {
 				return err
 			}
 		}
@@ -140,36 +171,37 @@ func (r *reader) leaf(ctx context.Context, l leaf) error {
 	return nil
 }
 
-// settle finds out which records of the batch are superseded and hands over those that are wanted. It comes a batch
-// after their keys were hashed, so that the slots of the set, which lie all over the memory, are in the processor's
-// cache by then.
+// settle finds out which records are superseded and hands over those that are wanted.
 func (r *reader) settle(ctx context.Context) error {
-	n := 0
-	for i := range r.batch {
-		rec := &r.batch[i]
-		rec.Superseded = r.seen.add(r.hash[i], rec.Key, r.at[i])
-		if !r.q.History && (rec.Tombstone || rec.Superseded) {
-			continue
+	seen := newSeen(r.d.data)
+	for b := range r.read {
+		// Hashing all keys first touches the slots of the set, which lie all over the memory, some time before they are
+		// needed.
+		for i := range b.records {
+			b.hash[i] = seen.prepare(b.records[i].Key)
 		}
-		if n < i {
-			r.batch[n] = *rec
+		n := 0
+		for i := range b.records {
+			rec := &b.records[i]
+			rec.Superseded = seen.add(b.hash[i], rec.Key, b.at[i])
+			if !r.q.History && (rec.Tombstone || rec.Superseded) {
+				continue
+			}
+			if n < i {
+				b.records[n] = *rec
+			}
+			n++
 		}
-		n++
+		b.records = b.records[:n]
+		// Reading behind the end of a file that was cut meanwhile would be a fault in whoever uses the records.
+		if info, err := r.d.file.Stat(); err != nil || info.Size() != int64(len(r.d.data)) {
+			return fmt.Errorf("the file was changed while it was read: %w", ErrDamaged)
+		}
+		if err := hand(ctx, r.full, b); err != nil {
+			return err
+		}
 	}
-	if r.batch = r.batch[:n]; n == 0 {
-		return nil
-	}
-	// Reading behind the end of a file that was cut meanwhile would be a fault in whoever uses the records.
-	if info, err := r.d.file.Stat(); err != nil || info.Size() != int64(len(r.d.data)) {
-		return fmt.Errorf("the file was changed while it was read: %w", ErrDamaged)
-	}
-	select {
-	case r.full <- r.batch:
-		r.batch = nil
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
 }
 
 // parse reads an mvccpb.KeyValue and tells where the length of its key stands.
