@@ -45,6 +45,8 @@ type Plan struct {
 	// DisarmOnly: no member has to be defragmented, but a NOSPACE alarm is left over, from a run that was killed before
 	// its end for example, and nothing speaks against taking it away.
 	DisarmOnly bool
+
+	notDrained []string
 }
 
 func (p *Plan) member(id cluster.ID) *MemberReport {

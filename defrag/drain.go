@@ -118,8 +118,10 @@ func some(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// drain decides for each member that is to be defragmented whether its clients are drained, and notes once, not member
-// by member, why they are not although they wait for long.
+// NotDrained says once, not member by member, why clients are not drained although they would wait for long.
+func (p *Plan) NotDrained() []string { return p.notDrained }
+
+// drain decides for each member that is to be defragmented whether its clients are drained.
 func (d *decider) drain() {
 	reasons := map[string][]string{}
 	for _, id := range d.plan.Order {
@@ -131,6 +133,7 @@ func (d *decider) drain() {
 		}
 	}
 	for _, why := range slices.Sorted(maps.Keys(reasons)) {
-		d.plan.note(fmt.Sprintf("clients of %s are not drained: %s", strings.Join(reasons[why], ", "), why))
+		d.plan.notDrained = append(d.plan.notDrained, fmt.Sprintf("clients of %s are not drained: %s", strings.Join(reasons[why], ", "), why))
 	}
+	d.plan.Notes = append(d.plan.Notes, d.plan.notDrained...)
 }
