@@ -92,6 +92,9 @@ func (c *Collector) Sample(r Reading) Sample {
 			s.Anon, s.File = p.Anon, p.File
 			s.Memory = p.Anon + p.File
 		}
+		if g := r.Cgroup; g != nil {
+			s.Anon = max(s.Anon, spike(g, last.Cgroup))
+		}
 		if l := last.Process; l != nil {
 			if p.PID == l.PID && p.StartTick == l.StartTick {
 				s.CPU = increase(l.CPU, p.CPU) / seconds
@@ -119,9 +122,25 @@ func (c *Collector) fromCgroup(s *Sample, g, last *Cgroup, seconds float64) {
 	if last == nil {
 		return
 	}
+	if known(s.Anon) {
+		s.Anon = max(s.Anon, spike(g, last))
+	}
 	s.CPU = increase(last.CPU, g.CPU) / seconds
 	s.OOM = increase(last.OOMKills, g.OOMKills) > 0
 	s.Drivers.Throttled = increase(last.Throttled, g.Throttled) / increase(last.Periods, g.Periods)
+}
+
+// spike is the anonymous memory at the highest use between two readings, 0 where
+// that was no new peak: the file pages were no more then than at either end,
+// since they grow slowly and are what the kernel takes back first.
+func spike(g, last *Cgroup) float64 {
+	if last == nil || !(g.Peak > last.Peak) {
+		return 0
+	}
+	if v := g.Peak - max(g.File, last.File); known(v) {
+		return v
+	}
+	return 0
 }
 
 // increase is what a counter grew by, NaN when it was reset or is not known.

@@ -97,6 +97,36 @@ func TestCollector_RatesAndEvents(t *testing.T) {
 	}
 }
 
+// What rose and fell between two samples is in the cgroup's peak.
+func TestCollector_SpikesBetweenSamples(t *testing.T) {
+	at := func(second int, peak float64) Reading {
+		p := Process{PID: 1, StartTick: 1, Anon: 400 * mib, File: 200 * mib}
+		g := Cgroup{Current: 700 * mib, Peak: peak, Anon: 410 * mib, File: 290 * mib, InactiveFile: 100 * mib}
+		return Reading{Time: day0.Add(time.Duration(second) * time.Second), Process: &p, Cgroup: &g}
+	}
+	c := NewCollector()
+	for i, tt := range []struct{ peak, anon float64 }{
+		{900 * mib, 400 * mib},           // a peak of before the first sample is nobody's
+		{900 * mib, 400 * mib},           // no new one
+		{2000 * mib, (2000 - 290) * mib}, // all of it but the file pages
+		{2000 * mib, 400 * mib},
+		{math.NaN(), 400 * mib}, // a kernel before 5.19
+		{math.NaN(), 400 * mib},
+	} {
+		if got := c.Sample(at(i, tt.peak)).Anon; got != tt.anon {
+			t.Errorf("sample %d: got %s of anonymous memory, want %s", i, size(got), size(tt.anon))
+		}
+	}
+	c = NewCollector()
+	for i, tt := range []struct{ peak, anon float64 }{{500 * mib, 410 * mib}, {1290 * mib, 1000 * mib}} {
+		r := at(i, tt.peak)
+		r.Process = nil
+		if got := c.Sample(r).Anon; got != tt.anon {
+			t.Errorf("without /proc, sample %d: got %s, want %s", i, size(got), size(tt.anon))
+		}
+	}
+}
+
 func TestCollector_CountersThatReset(t *testing.T) {
 	c := NewCollector()
 	reading := func(seconds int, cpu, kills, sent float64) Sample {

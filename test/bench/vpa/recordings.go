@@ -42,6 +42,7 @@ func runRecordings(w io.Writer, dir string) error {
 			{"VPA 1.8.1", peer(vpaOptions{24 * time.Hour, 0.9, 0.15})},
 			{fmt.Sprintf("VPA 1.8.1, margin %.0f %%, the least without an OOM kill", wide*100), peer(vpaOptions{24 * time.Hour, 0.9, wide})},
 			{"krr", func(string) (vpa.Limiter, error) { return &krr{}, nil }},
+			{"static maximum, known before", func(string) (vpa.Limiter, error) { return static(highestAnon(samples)), nil }},
 		} {
 			l, err := s.make("")
 			if err != nil {
@@ -63,6 +64,14 @@ func marginWithoutOOM(samples []vpa.Sample) (float64, error) {
 		}
 	}
 	return 0, errors.New("no margin keeps the recording without an OOM kill")
+}
+
+func highestAnon(samples []vpa.Sample) float64 {
+	v := 0.0
+	for _, s := range samples {
+		v = max(v, s.Anon)
+	}
+	return v
 }
 
 func recordingConfig() vpa.Config {
