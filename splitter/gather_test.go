@@ -262,6 +262,17 @@ func TestGather(t *testing.T) {
 			t.Errorf("got %+v puts and %+v tombstones of secrets, want %g", s.Puts, s.Deletes, n)
 		}
 	})
+	t.Run("snapshot and log", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "snapshot.db")
+		snapshot(t, c, path)
+		e, err := GatherFile(context.Background(), path, GatherOptions{DataDir: m.DataDir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := e.find("pods"); p.Keys.Or(0) != 1 || p.Puts.source() != FromWAL || p.WritesPerSecond.source() != FromWAL {
+			t.Errorf("got %+v, %+v, %+v", p.Keys, p.Puts, p.WritesPerSecond)
+		}
+	})
 	t.Run("snapshot without history", func(t *testing.T) {
 		got, err := c.Get(context.Background(), "x")
 		if err != nil {

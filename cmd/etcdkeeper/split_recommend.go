@@ -50,7 +50,7 @@ func newSplitRecommendCmd(a *app) *cobra.Command {
 		Long: "Judge whether resources (split.policy.resources: events, leases, pods) should have an etcd cluster of their own.\n" +
 			"The evidence is, as far as it can be had: a scan of the keyspace and the members' metrics over --observe, the\n" +
 			"write-ahead log where --member-data-dir is given, a --watch, a kube-apiserver's metrics, what the daemon kept in\n" +
-			"stateDir; or a --snapshot file alone. Nothing is written.",
+			"stateDir; or a --snapshot file, alone or with --member-data-dir. Nothing is written.",
 		Example: "  etcdkeeper split recommend --endpoints https://10.0.0.1:2379 --member-data-dir /var/lib/etcd\n" +
 			"  etcdkeeper split recommend --snapshot backup.db -w json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
