@@ -189,7 +189,7 @@ func (m model) after(name string) (main, shard Prediction) {
 			// What the scan does not explain stays in main.
 			mainBytes = max(mainBytes, used.Value-emptyDatabase-m.footprint(r))
 		}
-		mb, sb := int64(emptyDatabase+mainBytes), int64(emptyDatabase+m.footprint(r))
+		mb, sb := int64(emptyDatabase+mainBytes+m.rewriting(func(x string) bool { return x != name })), int64(emptyDatabase+m.footprint(r)+m.rewriting(func(x string) bool { return x == name }))
 		main.DBSizeBytes, shard.DBSizeBytes = &mb, &sb
 		var left, bytes float64
 		for _, x := range m.e.Resources {
@@ -211,6 +211,27 @@ func (m model) after(name string) (main, shard Prediction) {
 func (m model) compaction(revisions, bytes float64) *float64 {
 	s := m.compactScale * (pauses(revisions) + m.perByte*bytes)
 	return &s
+}
+
+// rewriting is the room that a compaction of the resources that in accepts needs beside them. bbolt never changes a page in
+// place: a batch writes anew what is left in the pages that it deletes from, and the old ones are free for use only after
+// its commit, or the next one's while something reads.
+func (m model) rewriting(in func(resource string) bool) float64 {
+	var keys, revisions, bytes float64
+	for _, r := range m.e.Resources {
+		if in(r.Resource) {
+			keys += r.Keys.Or(0)
+			revisions += m.retained(r, 1)
+			bytes += m.held(r, 1)
+		}
+	}
+	if revisions == 0 || keys >= revisions {
+		return 0
+	}
+	entry := bytes / revisions
+	inNode := max(2, pageFill*pageSize/entry)
+	touched := 1 - math.Pow(keys/revisions, inNode)
+	return 2 * min(revisions, compactBatch) * entry / fill(entry) * touched
 }
 
 // pauses is the time that a compaction of so many revisions waits between its batches.

@@ -262,3 +262,19 @@ func TestModel_Compaction(t *testing.T) {
 		t.Errorf("got %g s together, want about 60", sum)
 	}
 }
+
+// A compaction needs room for a batch or two of the pages it touches, and none where it deletes nothing.
+func TestModel_Rewriting(t *testing.T) {
+	e := Evidence{WindowSeconds: figure(86400, FromWAL, Measured)}
+	r := e.resource("pods")
+	r.Keys, r.Bytes, r.WritesPerSecond, r.WriteBytesPerSecond = figure(20_000, FromScan, Exact), figure(60e6, FromScan, Exact), figure(0, FromWAL, Measured), figure(0, FromWAL, Measured)
+	all := func(string) bool { return true }
+	if got := newModel(e, DefaultPolicy()).rewriting(all); got != 0 {
+		t.Errorf("nothing to delete: got %g bytes", got)
+	}
+	r.WritesPerSecond, r.WriteBytesPerSecond = figure(50, FromWAL, Measured), figure(150_000, FromWAL, Measured)
+	// 1,000 revisions of 3 kB, some of the pages twice.
+	if got := newModel(e, DefaultPolicy()).rewriting(all); got < 3e6 || got > 9e6 {
+		t.Errorf("got %g bytes", got)
+	}
+}

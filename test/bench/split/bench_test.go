@@ -28,8 +28,8 @@ const (
 	eventTTL       = 50 * time.Second
 	dataPerSecond  = 60.0
 	eventsPerData  = 3
-	phase          = 130 * time.Second
-	settled        = 80 * time.Second // of the phase, until it is measured
+	phase          = 110 * time.Second
+	settled        = 70 * time.Second // of the phase, until it is measured
 	compactEvery   = 10 * time.Second
 )
 
@@ -207,6 +207,7 @@ func BenchmarkSplit(b *testing.B) {
 	for _, r := range e.Resources {
 		b.Logf("%s: %.0f keys, %.1f writes/s, %.1f deletes/s", r.Resource, r.Keys.Or(-1), r.WritesPerSecond.Or(-1), r.DeletesPerSecond.Or(-1))
 	}
+	b.Logf("before: %.0f bytes, %.0f in use, compactions of %.3f s", e.Stress.DBSizeBytes.Or(-1), e.Stress.DBSizeInUseBytes.Or(-1), e.Stress.CompactionSeconds.Or(-1))
 
 	main := etcdtest.Start(b, etcdtest.Options{Versions: []string{etcdtest.V36}})
 	shard := etcdtest.Start(b, etcdtest.Options{Versions: []string{etcdtest.V37}})
