@@ -97,10 +97,10 @@ func TestClean_Daemon(t *testing.T) {
 			t.Errorf("%s: got %d Jobs, want %d", prefix, got, want)
 		}
 	}
-	// 50 in runs of 20 at most are three exports, whoever made them.
+	// 50 in runs of 20 at most are three exports or more, whoever made them.
 	exports, err := filepath.Glob(filepath.Join(e.dir, "state-*", "clean", "batch-jobs", "export-*.jsonl"))
-	if err != nil || len(exports) != 3 {
-		t.Fatalf("got exports %v, %v, want three", exports, err)
+	if err != nil || len(exports) < 3 {
+		t.Fatalf("got exports %v, %v, want three or more", exports, err)
 	}
 	for _, f := range exports {
 		data, err := os.ReadFile(f)
