@@ -3,8 +3,9 @@
 #                       Prometheus beside real etcd servers. make ci runs the same tests among those on real servers.
 # make release          binaries for every platform, SBOM and checksums in dist/; publishes nothing
 # make image            the container image, by docker buildx
+# make pictures         draws the terminals of the README anew, from the demo
 
-.PHONY: deploy-generate deploy-check release image
+.PHONY: deploy-generate deploy-check release image pictures
 
 DOCS_TARGETS += deploy-generate
 
@@ -42,3 +43,11 @@ IMAGE_PLATFORMS ?= linux/amd64,linux/arm64
 image:
 	docker buildx build -f deploy/image/Dockerfile --platform $(IMAGE_PLATFORMS) \
 	  --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) -t $(IMAGE) .
+
+# Each picture is what commands printed in the part of the demo's tour with these numbers.
+pictures: build
+	bin/etcdkeeper demo --once | tee bin/demo.txt
+	for picture in defrag:4,6 clean:9; do \
+	  awk -v want=",$${picture#*:}," '/^== [0-9]+\./ { n = $$2; sub(/\..*/, "", n); on = index(want, "," n ",") > 0; next } on' bin/demo.txt | \
+	    $(GO) run ./test/pictures terminal > docs/pictures/$${picture%:*}.svg; \
+	done

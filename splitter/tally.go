@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -37,10 +38,25 @@ type scanTally struct {
 }
 
 // Scan is one pass over a keyspace: sizes of each resource and, from history or from the revisions since an earlier
-// moment, rates. Its memory does not grow with the keyspace.
+// moment, rates. Its memory does not grow with the keyspace. Where etcd's authentication lets the user read the keys of
+// Kubernetes alone, the evidence is of those, with a note that says so.
 func Scan(ctx context.Context, s keyspace.Scanner, layout *keyspace.Layout, o ScanOptions) (Evidence, error) {
+	e, err := scanRange(ctx, s, keyspace.Range{History: o.History}, layout, o)
+	if !errors.Is(err, keyspace.ErrPermissionDenied) {
+		return e, err
+	}
+	r := keyspace.Prefix(layout.Prefix())
+	r.History = o.History
+	if e, err = scanRange(ctx, s, r, layout, o); err != nil {
+		return Evidence{}, fmt.Errorf("%w; the user needs the right to read all keys, or those under %s", err, layout.Prefix())
+	}
+	e.Notes = append(e.Notes, fmt.Sprintf("only keys under %s were read: etcd lets this user read no others", layout.Prefix()))
+	return e, nil
+}
+
+func scanRange(ctx context.Context, s keyspace.Scanner, r keyspace.Range, layout *keyspace.Layout, o ScanOptions) (Evidence, error) {
 	t := &scanner{o: o, layout: layout, byName: map[string]*scanTally{}, noisy: map[noisyKey]*NoisySource{}}
-	for e, err := range s.Scan(ctx, keyspace.Range{History: o.History}) {
+	for e, err := range s.Scan(ctx, r) {
 		if err != nil {
 			return Evidence{}, fmt.Errorf("scan the keyspace: %w", err)
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,29 +54,61 @@ on, and says which calls need the root role and why. It runs none of them.`,
 			if err != nil {
 				return err
 			}
+			if !cmd.Flags().Changed("prefix") {
+				prefix = ""
+			}
 			g := grantsFor(cfg, user, prefix)
 			return a.print(g, g.table)
 		},
 	}
 	sub.Flags().BoolVar(&show, "print", false, "print the commands")
 	sub.Flags().StringVar(&user, "for-user", "etcdkeeper", "name of the user and of the role")
-	sub.Flags().StringVar(&prefix, "prefix", "/registry/", "the API server's --etcd-prefix")
+	sub.Flags().StringVar(&prefix, "prefix", "/registry/", "the API server's --etcd-prefix, instead of the configuration's")
 	cmd.AddCommand(sub)
 	return cmd
 }
 
+// reading is what the tasks that are switched on read of Kubernetes' keys: the tasks by prefix. An API server's prefix
+// that is given stands for those of the configuration.
+func reading(cfg *config.Config, given string) map[string][]string {
+	prefixes := map[string][]string{}
+	add := func(task, prefix string) {
+		if given != "" {
+			prefix = given
+		}
+		prefix = "/" + strings.Trim(prefix, "/") + "/"
+		prefixes[prefix] = append(prefixes[prefix], task)
+	}
+	if cfg.Census.Enabled {
+		add("census", cfg.Census.Prefix)
+	}
+	if cfg.Split.Enabled {
+		add("split", cfg.Split.Prefix)
+	}
+	for _, p := range cfg.Clean.Policies {
+		add("the clean policy "+p.Name, p.Rights().Read)
+	}
+	return prefixes
+}
+
 // grantsFor lists what a configuration needs. What needs root is what etcd's own maintenance service guards with it.
 func grantsFor(cfg *config.Config, user, prefix string) grants {
-	if !strings.HasSuffix(prefix, "/") {
-		prefix += "/"
-	}
 	g := grants{User: user, Role: user, RootCalls: []rootCall{}}
 	add := func(why, format string, args ...any) {
 		g.Commands = append(g.Commands, grant{fmt.Sprintf(format, args...), why})
 	}
 	add("the keeper's own role", "etcdctl role add %s", user)
 	add("lock, pause, announcements and the last runs; nothing of Kubernetes lies there", "etcdctl role grant-permission %s --prefix=true readwrite %s", user, cluster.Root)
-	add("census, split and clean plans read keys; without them leave this one out", "etcdctl role grant-permission %s --prefix=true read %s", user, prefix)
+	prefixes := reading(cfg, prefix)
+	for _, p := range slices.Sorted(maps.Keys(prefixes)) {
+		add(strings.Join(prefixes[p], ", ")+": keys and values are read; whoever has this reads every Secret that is not encrypted at rest",
+			"etcdctl role grant-permission %s --prefix=true read %s", user, p)
+	}
+	for _, p := range cfg.Clean.Policies {
+		for _, w := range p.Rights().Write {
+			add("the clean policy "+p.Name+" deletes in etcd (via: etcd)", "etcdctl role grant-permission %s --prefix=true readwrite %s", user, w)
+		}
+	}
 	add("asks for the password; with client certificates give --no-password and use the name as common name", "etcdctl user add %s", user)
 	add("", "etcdctl user grant-role %s %s", user, user)
 	if cfg.Defrag.Enabled {
@@ -105,6 +139,9 @@ func (g grants) table(w io.Writer) error {
 			fmt.Fprintf(w, "# %s\n", c.Why)
 		}
 		fmt.Fprintln(w, c.Command)
+	}
+	if !slices.ContainsFunc(g.Commands, func(c grant) bool { return strings.Contains(c.Command, " read ") }) {
+		fmt.Fprintln(w, "\n# Nothing that is switched on reads Kubernetes' keys; by hand, the commands census, split and clean do.")
 	}
 	if !g.NeedsRoot {
 		_, err := fmt.Fprintln(w, "\n# Nothing that is switched on needs the root role.")

@@ -243,6 +243,39 @@ func TestConfigurations_AreValid(t *testing.T) {
 	}
 }
 
+// The schema of the chart's values knows the sections of the configuration file, so that a misspelt one is refused before
+// a pod fails on it.
+func TestChart_KnowsTheSections(t *testing.T) {
+	var schema struct {
+		Properties struct {
+			Config struct {
+				AdditionalProperties *bool
+				Properties           map[string]any
+			}
+		}
+	}
+	if err := json.Unmarshal(read(t, "deploy/helm/etcdkeeper/values.schema.json"), &schema); err != nil {
+		t.Fatal(err)
+	}
+	got := schema.Properties.Config
+	if got.AdditionalProperties == nil || *got.AdditionalProperties {
+		t.Error("config: unknown sections are taken")
+	}
+	want := map[string]bool{}
+	for _, k := range config.Keys() {
+		section, _, _ := strings.Cut(k.Path, ".")
+		want[section] = true
+		if _, ok := got.Properties[section]; !ok {
+			t.Errorf("values.schema.json does not know the section %s", section)
+		}
+	}
+	for section := range got.Properties {
+		if !want[section] {
+			t.Errorf("values.schema.json knows %s, which is no section of the configuration", section)
+		}
+	}
+}
+
 // Every ETCDKEEPER_ variable in a shipped file is one that the binary reads.
 func TestVariables_AreKnown(t *testing.T) {
 	known := string(read(t, "docs/configuration.md"))

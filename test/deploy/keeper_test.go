@@ -70,17 +70,16 @@ func TestKeeper_SIGTERMInARun(t *testing.T) {
 	write(t, config, fmt.Sprintf("etcd: {endpoints: [%s]}\ndefrag: {rule: \"true\", schedule: \"@every 1s\", settle: 5m}\n", strings.Join(etcd.Endpoints(), ", ")))
 	k := startKeeper(t, path, "keeper", "--config", config)
 	within(t, "one member is defragmented, the run waits before the next", func() error {
-		_, metrics, err := get("http://" + k.listen + "/metrics")
-		if err == nil && !strings.Contains(metrics, "etcdkeeper_defrag_last_duration_seconds{") {
-			err = fmt.Errorf("not yet: %s", k.process.LogTail(3))
+		if !strings.Contains(readFile(t, k.spec.Log), "msg=defragmented") {
+			return fmt.Errorf("not yet: %s", k.process.LogTail(3))
 		}
-		return err
+		return nil
 	})
-	if n := keysUnder(t, client, "/etcdkeeper/lock"); n != 1 {
+	if n := keysUnder(t, client, "/etcdkeeper/lock/run"); n != 1 {
 		t.Errorf("got %d locks in the run, want 1", n)
 	}
-	if n := keysUnder(t, client, "/etcdkeeper/keepers/"); n != 0 {
-		t.Logf("%d announcements of a keeper that looks after the whole cluster", n)
+	if n := keysUnder(t, client, "/etcdkeeper/keepers/"); n != 1 {
+		t.Errorf("got %d announcements in the run, want 1", n)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- k.process.Stop() }()
@@ -92,14 +91,16 @@ func TestKeeper_SIGTERMInARun(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatalf("SIGTERM in a run did not end the keeper:\n%s", k.process.LogTail(20))
 	}
-	if n := keysUnder(t, client, "/etcdkeeper/lock"); n != 0 {
+	if n := keysUnder(t, client, "/etcdkeeper/lock/run"); n != 0 {
 		t.Errorf("the lock is still there after the end")
 	}
+	if n := keysUnder(t, client, "/etcdkeeper/keepers/"); n != 0 {
+		t.Errorf("the announcement is still there after the end")
+	}
 	var status struct {
-		History []struct {
+		Runs []struct {
 			Outcome, Reason string
-			Members         []struct{ Action, Reason string }
-		} `json:"history"`
+		} `json:"runs"`
 		Members []struct {
 			DefragInFlight *int `json:"defragInFlight"`
 		} `json:"members"`
@@ -113,7 +114,7 @@ func TestKeeper_SIGTERMInARun(t *testing.T) {
 			t.Errorf("a member is still in defragmentation:\n%s", out)
 		}
 	}
-	if len(status.History) == 0 || status.History[0].Outcome != "partial" {
+	if len(status.Runs) != 1 || status.Runs[0].Outcome != "partial" || status.Runs[0].Reason == "" {
 		t.Errorf("got no record of a partial run:\n%s", out)
 	}
 	write(t, config, fmt.Sprintf("etcd: {endpoints: [%s]}\ndefrag: {rule: \"true\", schedule: \"@every 1s\", settle: 0s, cooldown: 1s}\n", strings.Join(etcd.Endpoints(), ", ")))

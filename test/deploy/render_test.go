@@ -392,6 +392,7 @@ func TestChart_Refuses(t *testing.T) {
 		{"clean.enabled=true", "clean.endpoints"},
 		{"listen.port=9380", "listen.probePort"},
 		{"goMemLimit=100MB", "goMemLimit"},
+		{"config.defragment.rule=true", "defragment"},
 		{"image.digest=latest", "digest"},
 		{"resources.limit.memory=1Gi", "limit"},
 		{"networkPolicy.etcdPorts={0}", "etcdPorts"},
