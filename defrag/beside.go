@@ -313,7 +313,7 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 		exempt, err := k.c.Controlled(drain.Exempt, m.Endpoint)
 		if err == nil {
 			defer exempt.Close()
-			d, err = drain.Start(ports, time.Duration(o.DrainMaxSeconds*float64(time.Second)))
+			d, err = drain.Start(ports, min(k.cfg.DrainMax, time.Duration(o.DrainMaxSeconds*float64(time.Second))))
 		}
 		if err != nil {
 			did.Notes = append(did.Notes, "not drained: "+err.Error())
