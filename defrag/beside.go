@@ -33,6 +33,9 @@ const (
 	// While turns are given clients are looked at more often.
 	lookEvery  = 2 * time.Second
 	lookActive = time.Minute
+	// A connection from a keeper's machine may be that keeper's newest, of which it has told nobody yet: it is counted
+	// once it has lived through the keeper's next looks.
+	youngFor = 3 * lookEvery
 	// A watch for turns is made anew after this time.
 	watchFor   = 5 * time.Minute
 	watchAgain = time.Second
@@ -54,6 +57,7 @@ type beside struct {
 	able    error
 	checked time.Time
 	dead    []netip.AddrPort
+	since   map[netip.AddrPort]time.Time // when a client's end was first seen
 	note    *cluster.DrainNote
 	active  time.Time // clients are looked at often until then
 }
@@ -136,6 +140,7 @@ func (b *beside) look(keepers []cluster.Keeper, now time.Time) (news bool) {
 		note.Reason = b.able.Error()
 	}
 	others := slices.Clone(b.dead)
+	keeperHosts := map[netip.Addr]bool{}
 	for _, k := range keepers {
 		if k.Drain == nil {
 			continue
@@ -143,10 +148,19 @@ func (b *beside) look(keepers []cluster.Keeper, now time.Time) (news bool) {
 		for _, own := range k.Drain.Own {
 			if a, err := netip.ParseAddrPort(own); err == nil {
 				others = append(others, a)
+				keeperHosts[a.Addr()] = !a.Addr().IsLoopback()
 			}
 		}
 	}
-	seen, err := drain.Look(b.ports, b.members, others)
+	since := map[netip.AddrPort]time.Time{}
+	seen, err := drain.Look(b.ports, b.members, others, func(a netip.AddrPort) bool {
+		since[a] = now
+		if first, ok := b.since[a]; ok {
+			since[a] = first
+		}
+		return keeperHosts[a.Addr()] && now.Sub(since[a]) < youngFor
+	})
+	b.since = since
 	if err != nil {
 		note.Able, note.Reason = false, err.Error()
 	}

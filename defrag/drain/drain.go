@@ -61,16 +61,16 @@ func (c Conn) unused() bool {
 	return c.Received == 0 || c.Silent >= unusedSilent || c.Received < neverUsedBytes && c.Silent >= neverUsedSilent
 }
 
-// clients sorts connections: served are those to this machine's ports, own those that this process has dialed, and
-// others are ends that are no client's.
-func clients(served, own []Conn, others []netip.AddrPort) Clients {
+// clients sorts connections: served are those to this machine's ports, own those that this process has dialed, others
+// are ends that are no client's, and young tells the ends of which that is not known yet.
+func clients(served, own []Conn, others []netip.AddrPort, young func(netip.AddrPort) bool) Clients {
 	c := Clients{Addresses: map[netip.Addr]int{}}
 	for _, o := range own {
 		c.Own = append(c.Own, o.Local)
 	}
 	slices.SortFunc(c.Own, netip.AddrPort.Compare)
 	for _, s := range served {
-		if slices.Contains(c.Own, s.Remote) || slices.Contains(others, s.Remote) || s.unused() {
+		if slices.Contains(c.Own, s.Remote) || slices.Contains(others, s.Remote) || s.unused() || young(s.Remote) {
 			continue
 		}
 		c.Addresses[s.Remote.Addr()]++

@@ -258,7 +258,7 @@ func TestCheck_Impossible(t *testing.T) {
 		withoutRights(func() {
 			check = Check([]uint16{port})
 			_, started = Start([]uint16{port}, time.Minute)
-			sees, looked = Look([]uint16{port}, []uint16{port}, nil)
+			sees, looked = Look([]uint16{port}, []uint16{port}, nil, func(netip.AddrPort) bool { return false })
 		})
 		for _, err := range []error{check, started} {
 			if !errors.Is(err, ErrImpossible) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
@@ -317,7 +317,7 @@ func TestLook(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "there\n" {
 		t.Fatalf("the client: %q, %v", line, err)
 	}
-	got, err := Look([]uint16{port}, []uint16{port}, nil)
+	got, err := Look([]uint16{port}, []uint16{port}, nil, func(netip.AddrPort) bool { return false })
 	if err != nil {
 		t.Fatal(err)
 	}

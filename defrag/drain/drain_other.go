@@ -18,7 +18,9 @@ func impossible() error {
 func Check([]uint16) error { return impossible() }
 
 // Look tells that clients cannot be seen.
-func Look(_, _ []uint16, _ []netip.AddrPort) (Clients, error) { return Clients{}, impossible() }
+func Look(_, _ []uint16, _ []netip.AddrPort, _ func(netip.AddrPort) bool) (Clients, error) {
+	return Clients{}, impossible()
+}
 
 // Drain is never made here.
 type Drain struct{}

@@ -193,8 +193,8 @@ func dialed(ports []uint16) ([]Conn, error) {
 
 // Look sees the clients of the member whose client ports are local. Members are the client ports of all members, and
 // others the ends of connections that are no client's: those that other keepers call their own, and the dead ones of
-// an earlier drain.
-func Look(local, members []uint16, others []netip.AddrPort) (Clients, error) {
+// an earlier drain. Young is asked for each other end whether it is too early to count it.
+func Look(local, members []uint16, others []netip.AddrPort, young func(netip.AddrPort) bool) (Clients, error) {
 	s, err := served(local)
 	if err != nil {
 		return Clients{}, err
@@ -203,5 +203,5 @@ func Look(local, members []uint16, others []netip.AddrPort) (Clients, error) {
 	if err != nil {
 		return Clients{}, err
 	}
-	return clients(s, d, others), nil
+	return clients(s, d, others, young), nil
 }

@@ -111,13 +111,25 @@ func begin(t *testing.T, l *netnstest.Lab, env ...string) *running {
 	t.Helper()
 	r := &running{cmd: l.Command("defrag", "--rule", "true", "-w", "json", "--log-level", "debug"), done: make(chan error, 1)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
-	r.cmd.Env = append(os.Environ(), append([]string{"ETCDKEEPER_DEFRAG_DRAINABOVE=50ms", "ETCDKEEPER_DEFRAG_SETTLE=2s"}, env...)...)
+	r.cmd.Env = runEnv(env...)
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { r.done <- r.cmd.Wait() }()
 	t.Cleanup(func() { _ = r.cmd.Process.Kill() })
 	return r
+}
+
+func runEnv(more ...string) []string {
+	return append(os.Environ(), append([]string{"ETCDKEEPER_DEFRAG_DRAINABOVE=50ms", "ETCDKEEPER_DEFRAG_SETTLE=2s"}, more...)...)
+}
+
+// dryRun is the plan of a run as begin would make it.
+func dryRun(l *netnstest.Lab) (string, error) {
+	cmd := l.Command("defrag", "--rule", "true", "--dry-run", "-w", "json")
+	cmd.Env = runEnv()
+	out, err := cmd.Output()
+	return string(out), err
 }
 
 // end waits for the report.
