@@ -160,7 +160,8 @@ func TestStart_KilledTest(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "pid")
 	test := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestStart_KilledTest$")
-	test.Env = append(os.Environ(), marker+"="+path)
+	// A killed test cleans nothing up: its files go with this one's.
+	test.Env = append(os.Environ(), marker+"="+path, "TMPDIR="+t.TempDir())
 	test.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := test.Start(); err != nil {
 		t.Fatal(err)
