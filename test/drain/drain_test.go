@@ -140,6 +140,7 @@ func freeze(t *testing.T, m *netnstest.Member, f func()) {
 }
 
 func keeperKilled(t *testing.T, l *netnstest.Lab) {
+	l.Fragment(t, inUse, inUse) // for the file to tell what the lost answer does not
 	r := begin(t, l)
 	m := busy(t, l, r)
 	freeze(t, m, func() {
