@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -128,8 +129,40 @@ func (p *Process) Stop() error {
 	}
 }
 
-// Pause freezes the process with SIGSTOP.
-func (p *Process) Pause() error { return p.Signal(syscall.SIGSTOP) }
+// pauseWait is how long a process may take to stop: a thread in an uninterruptible wait for the disk stops after it.
+const pauseWait = 30 * time.Second
+
+// Pause freezes the process with SIGSTOP and returns once every thread of it has stopped.
+func (p *Process) Pause() error {
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for end := time.Now().Add(pauseWait); !p.stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("process %d did not stop within %s", p.PID(), pauseWait)
+		}
+	}
+	return nil
+}
+
+// stopped says whether all threads are in state T, of proc(5); on a system without /proc it is taken for granted.
+func (p *Process) stopped() bool {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+	if err != nil {
+		return true
+	}
+	for _, path := range stats {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		_, rest, _ := strings.Cut(string(content), ") ")
+		if !strings.HasPrefix(rest, "T") && !strings.HasPrefix(rest, "Z") {
+			return false
+		}
+	}
+	return true
+}
 
 // Resume lets a paused process go on with SIGCONT.
 func (p *Process) Resume() error { return p.Signal(syscall.SIGCONT) }
