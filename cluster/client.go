@@ -278,6 +278,9 @@ func (c *Client) explain(err error, last *lastErr) error {
 	explained := explainTLS(err)
 	if msg := err.Error(); explained == err && last.handshaken() && (strings.Contains(msg, "broken pipe") || strings.Contains(msg, "connection reset")) {
 		// TLS 1.3 refuses a client certificate only behind the handshake, and its word may get lost.
+		if c.tls != nil && c.tls.expired() {
+			return errExpired(err)
+		}
 		return fmt.Errorf("%w (the member hung up behind the TLS handshake: where it is up, it refuses the client certificate or misses one: check --cert and --key)", err)
 	}
 	return explained

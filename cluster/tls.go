@@ -78,6 +78,16 @@ func (t *tlsFiles) config() (*tls.Config, error) {
 	return cfg, nil
 }
 
+// expired says whether the client certificate has expired by this machine's clock.
+func (t *tlsFiles) expired() bool {
+	cfg, err := t.config()
+	if err != nil || len(cfg.Certificates) == 0 {
+		return false
+	}
+	leaf := cfg.Certificates[0].Leaf
+	return leaf != nil && time.Now().After(leaf.NotAfter)
+}
+
 // statReadable opens the file, since a file that may not be read can be looked up.
 func statReadable(path string) (os.FileInfo, error) {
 	f, err := os.Open(path)
@@ -165,6 +175,10 @@ func (c rotatingCreds) Clone() credentials.TransportCredentials { return c }
 
 func (c rotatingCreds) OverrideServerName(string) error { return nil }
 
+func errExpired(err error) error {
+	return fmt.Errorf("%w (the client certificate has expired: renew --cert)", err)
+}
+
 // explainTLS adds what to do to the TLS failures that operators meet.
 func explainTLS(err error) error {
 	if err == nil {
@@ -180,7 +194,7 @@ func explainTLS(err error) error {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fmt.Errorf("%w (the member's certificate has expired or is not valid yet, or this clock, %s, is wrong)", err, time.Now().UTC().Format(time.RFC3339))
 	case strings.Contains(msg, "expired certificate"):
-		return fmt.Errorf("%w (the client certificate has expired: renew --cert)", err)
+		return errExpired(err)
 	case strings.Contains(msg, "bad certificate") || strings.Contains(msg, "unknown certificate authority") || strings.Contains(msg, "certificate required"):
 		return fmt.Errorf("%w (the member refuses the client certificate: check --cert and --key)", err)
 	case strings.Contains(msg, "first record does not look like a TLS handshake") || strings.Contains(msg, "server gave HTTP response to HTTPS client"):

@@ -133,7 +133,7 @@ func TestClient_TLS(t *testing.T) {
 		{"no CA", func(c *cluster.Config) { c.CACert = "" }, "check --cacert"},
 		{"client certificate of another CA", func(c *cluster.Config) { c.Cert, c.Key = stranger.CertFile, stranger.KeyFile }, "check --cert and --key"},
 		{"no client certificate", func(c *cluster.Config) { c.Cert, c.Key = "", "" }, "--cert and --key"},
-		{"expired client certificate", func(c *cluster.Config) { c.Cert, c.Key = pki.Expired(t) }, "--cert"},
+		{"expired client certificate", func(c *cluster.Config) { c.Cert, c.Key = pki.Expired(t) }, "renew --cert"},
 		{"http to a TLS port", func(c *cluster.Config) { c.Endpoints[0] = strings.Replace(endpoint, "https", "http", 1) }, "use https://"},
 		{"https to a plain port", func(c *cluster.Config) { c.Endpoints[0] = strings.Replace(plain.Endpoint, "http", "https", 1) }, "use http://"},
 	}
