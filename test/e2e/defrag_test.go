@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -201,9 +200,7 @@ func refusesWhatIsNotSafe(t *testing.T, version string) {
 		})
 	})
 	t.Run("corrupt", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		raiseCorrupt(t, ctx, c)
+		raiseCorrupt(t, c)
 		refused(t, "CORRUPT")
 		c.Members[0].Ctl(t, "alarm", "disarm")
 	})
