@@ -3,7 +3,7 @@
 #                       Prometheus beside real etcd servers. make ci runs the same tests among those on real servers.
 # make release          binaries for every platform, SBOM and checksums in dist/; publishes nothing
 # make image            the container image, by docker buildx
-# make pictures         draws the terminals of the README anew, from the demo
+# make pictures         draws the terminals and the dashboard of the README anew, from the demo and a real Prometheus
 
 .PHONY: deploy-generate deploy-check release image pictures
 
@@ -51,3 +51,4 @@ pictures: build
 	  awk -v want=",$${picture#*:}," '/^== [0-9]+\./ { n = $$2; sub(/\..*/, "", n); on = index(want, "," n ",") > 0; next } on' bin/demo.txt | \
 	    $(GO) run ./test/pictures terminal > docs/pictures/$${picture%:*}.svg; \
 	done
+	PICTURES="$(CURDIR)/docs/pictures" $(GO) test -count=1 -timeout 20m -run 'TestPrometheus$$' ./test/deploy

@@ -8,11 +8,14 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
+
+var noLabel = regexp.MustCompile(`\{\{\w+\}\}`)
 
 // Sizes in pixels: Grafana's grid has 24 columns, and rows of a fixed height.
 const (
@@ -74,6 +77,7 @@ func (s source) query(expr, legend string) ([]line, error) {
 		for k, v := range r.Metric {
 			l.name = strings.ReplaceAll(l.name, "{{"+k+"}}", v)
 		}
+		l.name = strings.TrimSpace(noLabel.ReplaceAllString(l.name, "")) // as Grafana shows a label that is not there
 		for _, v := range r.Values {
 			at, ok := v[0].(float64)
 			text, isText := v[1].(string)
