@@ -14,6 +14,7 @@ import (
 
 func newSplitLintCmd(a *app) *cobra.Command {
 	var o splitter.LintOptions
+	var pasted string
 	cmd := &cobra.Command{
 		Use:   "lint VALUE|MANIFEST|-",
 		Short: "Check a value of --etcd-servers-overrides, or a manifest it stands in",
@@ -26,11 +27,24 @@ func newSplitLintCmd(a *app) *cobra.Command {
 			"  risky    it works, and endangers the control plane",
 		Example: "  etcdkeeper split lint '/events#https://10.0.0.1:2379;https://10.0.0.2:2379'\n" +
 			"  etcdkeeper split lint /etc/kubernetes/manifests/kube-apiserver.yaml",
-		Args: exactlyOne("VALUE or MANIFEST"),
+		Args: func(c *cobra.Command, args []string) error {
+			if !c.Flags().Changed("etcd-servers-overrides") {
+				return exactlyOne("VALUE or MANIFEST")(c, args)
+			}
+			if len(args) > 0 {
+				return usagef("%s: --etcd-servers-overrides is the VALUE, so no other is wanted, got %q", c.CommandPath(), args)
+			}
+			return nil
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			res, err := a.lint(args[0], o)
-			if err != nil {
-				return err
+			var res splitter.LintResult
+			if len(args) == 0 {
+				res = splitter.LintValue(pasted, o)
+			} else {
+				var err error
+				if res, err = a.lint(args[0], o); err != nil {
+					return err
+				}
 			}
 			if err := a.print(res, func(w io.Writer) error { return lintTable(w, res) }); err != nil {
 				return err
@@ -41,6 +55,7 @@ func newSplitLintCmd(a *app) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&pasted, "etcd-servers-overrides", "", "VALUE, for the API server's flag as it stands in its command line")
 	cmd.Flags().StringSliceVar(&o.MainServers, "etcd-servers", nil, "the API server's --etcd-servers, to compare a VALUE with")
 	cmd.Flags().StringSliceVar(&o.ServiceCIDRs, "service-cluster-ip-range", nil, "the API server's --service-cluster-ip-range, to compare a VALUE with")
 	return cmd

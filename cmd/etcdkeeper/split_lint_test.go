@@ -46,6 +46,9 @@ func TestSplitLint(t *testing.T) {
 		{"no file", "", []string{"missing.yaml"}, exitUsage, "missing.yaml"},
 		{"no argument", "", nil, exitUsage, "want one VALUE or MANIFEST"},
 		{"two arguments", "", []string{"a", "b"}, exitUsage, "got 2 arguments"},
+		{"pasted", "", []string{"--etcd-servers-overrides=/events#https://10.0.0.1:2379"}, exitDone, "no findings"},
+		{"pasted, wrong", "", []string{"--etcd-servers-overrides=/registry/events#https://10.0.0.1:2379"}, exitFindings, "registry-path"},
+		{"pasted beside a value", "", []string{"--etcd-servers-overrides=/events#https://10.0.0.1:2379", "/pods"}, exitUsage, "no other is wanted"},
 		{"empty value", "", []string{""}, exitFindings, "the value is empty"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
