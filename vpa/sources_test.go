@@ -146,7 +146,9 @@ func TestCollector_CountersThatReset(t *testing.T) {
 	}
 }
 
-func TestReadCgroup(t *testing.T) {
+// wantRecordedCgroup holds that the recorded folder is read to the last number.
+func wantRecordedCgroup(t *testing.T) {
+	t.Helper()
 	c, err := ReadCgroup("testdata/cgroup")
 	if err != nil {
 		t.Fatal(err)
@@ -156,6 +158,10 @@ func TestReadCgroup(t *testing.T) {
 	if c != want {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
+}
+
+func TestReadCgroup(t *testing.T) {
+	wantRecordedCgroup(t)
 	dir := t.TempDir()
 	if _, err := ReadCgroup(dir); err == nil {
 		t.Error("an empty folder: got no error")
@@ -187,8 +193,9 @@ func TestFindCgroup(t *testing.T) {
 	// Beside it in a cgroup namespace: the path leads out, the process's own mounts show it.
 	write(filepath.Join(proc, "8/cgroup"), "0::/../etcd\n")
 	write(filepath.Join(root, "memory.current"), "the keeper's own\n")
-	write(filepath.Join(proc, "8/root/sys/fs/cgroup/memory.current"), "1\n")
-	if dir, err := FindCgroup(proc, root, 8); err != nil || dir != filepath.Join(proc, "8/root/sys/fs/cgroup") {
+	mounts := filepath.Join(proc, "8", "root", "sys", "fs", "cgroup")
+	write(filepath.Join(mounts, "memory.current"), "1\n")
+	if dir, err := FindCgroup(proc, root, 8); err != nil || dir != mounts {
 		t.Errorf("in a sidecar: got %q, %v", dir, err)
 	}
 	write(filepath.Join(proc, "9/cgroup"), "4:memory:/x\n")

@@ -61,7 +61,7 @@ func hold() {
 func network(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("needs a network namespace")
+		t.Skip("takes a network namespace of its own: not with -short")
 	}
 	for _, args := range []string{
 		"link set lo up", "address replace 192.0.2.1/32 dev lo", "address replace 192.0.2.2/32 dev lo",
