@@ -92,16 +92,26 @@ func (y *yamlWriter) object(indent int, key bool) error {
 				return err
 			}
 		}
-		if y.next() == ',' {
-			y.pos++
-		}
+		y.comma()
 	}
+	y.end(key, wrote, "{}\n")
+	return nil
+}
+
+// comma passes over the one between two entries.
+func (y *yamlWriter) comma() {
+	if y.next() == ',' {
+		y.pos++
+	}
+}
+
+// end passes over the closing bracket, and writes what stands for no entry where none was written.
+func (y *yamlWriter) end(key, wrote bool, empty string) {
 	y.pos++
 	if !wrote {
 		y.space(key)
-		y.out.WriteString("{}\n")
+		y.out.WriteString(empty)
 	}
-	return nil
 }
 
 // begin begins a line of a mapping or list: the first one continues the line of a "- ".
@@ -127,15 +137,9 @@ func (y *yamlWriter) list(indent int, key bool) error {
 		if err := y.value(indent+1, false); err != nil {
 			return err
 		}
-		if y.next() == ',' {
-			y.pos++
-		}
+		y.comma()
 	}
-	y.pos++
-	if !wrote {
-		y.space(key)
-		y.out.WriteString("[]\n")
-	}
+	y.end(key, wrote, "[]\n")
 	return nil
 }
 

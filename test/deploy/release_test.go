@@ -124,6 +124,22 @@ func sha256Sums(t *testing.T, dist string) map[string]string {
 // unpack writes the archive's binary to a file and returns the names of all entries.
 func unpack(t *testing.T, archive, binary string) []string {
 	t.Helper()
+	var names []string
+	eachEntry(t, archive, func(h *tar.Header, r io.Reader) {
+		names = append(names, h.Name)
+		if h.Uid != 0 || h.Mode&0o022 != 0 {
+			t.Errorf("%s belongs to %d with mode %o", h.Name, h.Uid, h.Mode)
+		}
+		if strings.HasSuffix(h.Name, "/etcdkeeper") {
+			writeBinary(t, binary, r)
+		}
+	})
+	return names
+}
+
+// eachEntry goes through a compressed archive.
+func eachEntry(t *testing.T, archive string, visit func(*tar.Header, io.Reader)) {
+	t.Helper()
 	f, err := os.Open(archive)
 	if err != nil {
 		t.Fatal(err)
@@ -133,21 +149,14 @@ func unpack(t *testing.T, archive, binary string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
 	for r := tar.NewReader(z); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return names
+			return
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		names = append(names, h.Name)
-		if h.Uid != 0 || h.Mode&0o022 != 0 {
-			t.Errorf("%s belongs to %d with mode %o", h.Name, h.Uid, h.Mode)
-		}
-		if strings.HasSuffix(h.Name, "/etcdkeeper") {
-			writeBinary(t, binary, r)
-		}
+		visit(h, r)
 	}
 }
 
@@ -302,24 +311,9 @@ func TestImage_Ko(t *testing.T) {
 // binaryOf takes the file that the entry point names out of a layer that has it.
 func binaryOf(t *testing.T, layer, name, into string) {
 	t.Helper()
-	f, err := os.Open(layer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return
-		} else if err != nil {
-			t.Fatal(err)
-		}
+	eachEntry(t, layer, func(h *tar.Header, r io.Reader) {
 		if strings.TrimPrefix(h.Name, "/") == name && h.Typeflag == tar.TypeReg {
 			writeBinary(t, into, r)
 		}
-	}
+	})
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -271,31 +272,26 @@ func (b *bench) kubectl(namespace string) (int64, float64, error) {
 
 // raw is the floor of what goes through etcd: nothing is read, exported or written down.
 func (b *bench) raw(namespace string) (int64, float64, error) {
-	resp, err := b.client.Get(b.tb.Context(), "/registry/jobs/"+namespace+"/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
-	if err != nil {
-		return 0, 0, err
-	}
-	start := time.Now()
-	g, ctx := errgroup.WithContext(b.tb.Context())
-	g.SetLimit(workers)
-	for _, kv := range resp.Kvs {
-		g.Go(func() error {
-			key := string(kv.Key)
-			_, err := b.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)).Then(clientv3.OpDelete(key)).Commit()
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return 0, 0, err
-	}
-	return -1, float64(len(resp.Kvs)) / time.Since(start).Seconds(), nil
+	return b.eachJob(namespace, func(ctx context.Context, key string, modRevision int64) error {
+		_, err := b.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", modRevision)).Then(clientv3.OpDelete(key)).Commit()
+		return err
+	})
 }
 
+// bare is the floor of what goes through the API server.
 func (b *bench) bare(namespace string) (int64, float64, error) {
 	c, err := kube.Open(kube.Options{Kubeconfig: b.api.Kubeconfig})
 	if err != nil {
 		return 0, 0, err
 	}
+	jobs := kube.Resource{Group: "batch", Version: "v1", Plural: "jobs"}
+	return b.eachJob(namespace, func(ctx context.Context, key string, _ int64) error {
+		return c.Delete(ctx, jobs, namespace, path.Base(key), kube.Preconditions{})
+	})
+}
+
+// eachJob deletes the namespace's Jobs with all workers, and returns how many a second went.
+func (b *bench) eachJob(namespace string, remove func(ctx context.Context, key string, modRevision int64) error) (int64, float64, error) {
 	resp, err := b.client.Get(b.tb.Context(), "/registry/jobs/"+namespace+"/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
 		return 0, 0, err
@@ -304,10 +300,7 @@ func (b *bench) bare(namespace string) (int64, float64, error) {
 	g, ctx := errgroup.WithContext(b.tb.Context())
 	g.SetLimit(workers)
 	for _, kv := range resp.Kvs {
-		g.Go(func() error {
-			return c.Delete(ctx, kube.Resource{Group: "batch", Version: "v1", Plural: "jobs"}, namespace,
-				strings.TrimPrefix(string(kv.Key), "/registry/jobs/"+namespace+"/"), kube.Preconditions{})
-		})
+		g.Go(func() error { return remove(ctx, string(kv.Key), kv.ModRevision) })
 	}
 	if err := g.Wait(); err != nil {
 		return 0, 0, err
