@@ -304,7 +304,7 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 		did.Error, did.NotBegun = why, true
 		return did
 	}
-	s := &run{Runner: &Runner{c: Client{k.c}, cfg: k.cfg, opts: Options{Log: k.o.Log}, t: defaultTiming(), now: time.Now}, done: map[cluster.ID]bool{}}
+	s := k.alone(k.c, Options{Log: k.o.Log})
 	v, closed := s.fresh(ctx)
 	for end := time.Now().Add(openWait); len(closed) > 0 && time.Now().Before(end) && sleep(ctx, time.Second) == nil; {
 		v, closed = s.fresh(ctx)
@@ -349,6 +349,11 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 		k.undrain(ctx, d, m, &did)
 	}
 	return did
+}
+
+// alone is a run without a lock, which gives no turns: what it does to the member is done from here.
+func (k *Keeper) alone(c *cluster.Client, o Options) *run {
+	return &run{Runner: &Runner{c: Client{c}, cfg: k.cfg, opts: o, t: defaultTiming(), now: time.Now}, done: map[cluster.ID]bool{}}
 }
 
 // fresh reads every gate that a keeper in a turn can read. The lock and the turn are looked at in the fence.
@@ -416,7 +421,7 @@ func (k *Keeper) disturb(ctx context.Context, c *cluster.Client, m cluster.Membe
 	}
 	abandon, stop := k.abandon(ctx)
 	defer stop()
-	s := &run{Runner: &Runner{c: Client{c}, cfg: k.cfg, opts: Options{Log: k.o.Log, Abandon: abandon}, t: defaultTiming(), now: time.Now}, done: map[cluster.ID]bool{}}
+	s := k.alone(c, Options{Log: k.o.Log, Abandon: abandon})
 	row := MemberReport{ID: m.ID, Name: m.Name, PredictedSeconds: &o.PredictedSeconds}
 	res := s.defragment(ctx, m, &row, start)
 	if !res.ended.IsZero() {
