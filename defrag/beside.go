@@ -3,8 +3,6 @@ package defrag
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -13,8 +11,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/defrag/drain"
@@ -43,6 +39,8 @@ const (
 	maxDead = 4096
 	// lookupWait bounds the look for the address of a member's host name.
 	lookupWait = 2 * time.Second
+	// hashWait is given to the hash of a member beside, and slowHash times what is predicted.
+	hashWait = 10 * time.Second
 	// openWait is how long a keeper in its turn waits for a gate that has closed since the coordinator read it.
 	openWait = 15 * time.Second
 )
@@ -295,183 +293,4 @@ func (k *Keeper) takeTurn(ctx context.Context, t cluster.Turn) (release func()) 
 			}
 		}
 	}
-}
-
-// carryOut does what a turn's order says. Every gate is read before clients are turned away, and the turn, the lock and
-// the gauges again as the last thing before the call.
-func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrder) (did turnResult) {
-	refuse := func(why string) turnResult {
-		did.Error, did.NotBegun = why, true
-		return did
-	}
-	s := k.alone(k.c, Options{Log: k.o.Log})
-	v, closed := s.fresh(ctx)
-	for end := time.Now().Add(openWait); len(closed) > 0 && time.Now().Before(end) && sleep(ctx, time.Second) == nil; {
-		v, closed = s.fresh(ctx)
-	}
-	m, ok := v.Beside(k.c.Config())
-	switch {
-	case len(closed) > 0:
-		return refuse(closed[0].String())
-	case !ok || m.ID != held.Member():
-		return refuse("this keeper is not beside that member any more")
-	}
-
-	// The keeper's own connections pass the rule: they are made anew, marked where that is possible.
-	c := k.c
-	var d *drain.Drain
-	if o.Drain {
-		k.beside.mu.Lock()
-		ports := k.beside.ports
-		k.beside.mu.Unlock()
-		exempt, err := k.c.Controlled(drain.Exempt, m.Endpoint)
-		if err == nil {
-			defer exempt.Close()
-			d, err = drain.Start(ports, min(k.cfg.DrainMax, time.Duration(o.DrainMaxSeconds*float64(time.Second))))
-		}
-		if err != nil {
-			did.Notes = append(did.Notes, "not drained: "+err.Error())
-			k.o.Log.Warn("clients are not drained", "member", m.String(), "err", err)
-		} else {
-			c = exempt
-			// Whatever happens from here on, also a panic, the rule goes.
-			defer func() { _, _ = d.Stop() }()
-			if sleep(ctx, drainLead) != nil {
-				return refuse("the keeper beside the member stops")
-			}
-		}
-	}
-	if why := k.fence(ctx, held, c, v, m); why != "" {
-		return refuse(why)
-	}
-	k.disturb(ctx, c, m, o, &did)
-	if d != nil {
-		k.undrain(ctx, d, m, &did)
-	}
-	return did
-}
-
-// alone is a run without a lock, which gives no turns: what it does to the member is done from here.
-func (k *Keeper) alone(c *cluster.Client, o Options) *run {
-	return &run{Runner: &Runner{c: Client{c}, cfg: k.cfg, opts: o, t: defaultTiming(), now: time.Now}, done: map[cluster.ID]bool{}}
-}
-
-// fresh reads every gate that a keeper in a turn can read. The lock and the turn are looked at in the fence.
-func (s *run) fresh(ctx context.Context) (cluster.View, []cluster.Refusal) {
-	if closed := s.c.CheckPause(ctx); len(closed) > 0 {
-		return cluster.View{}, closed
-	}
-	v, err := s.c.View(ctx)
-	if err != nil {
-		return v, []cluster.Refusal{{Gate: cluster.GateReachable, Reason: err.Error()}}
-	}
-	closed := cluster.Check(v)
-	if len(closed) == 0 {
-		closed = s.c.Probe(ctx, v)
-	}
-	return v, closed
-}
-
-// fence is the last look before the member is disturbed: all gauges, and behind them the turn and the lock.
-func (k *Keeper) fence(ctx context.Context, held *cluster.HeldTurn, own *cluster.Client, v cluster.View, m cluster.Member) string {
-	reasons := make([]string, len(v.Members))
-	var wg sync.WaitGroup
-	for i, x := range v.Members {
-		c := k.c
-		if x.ID == m.ID {
-			c = own
-		}
-		wg.Go(func() {
-			if n, err := c.InFlight(ctx, x); err != nil {
-				reasons[i] = fmt.Sprintf("member %s: %s", x, err)
-			} else if n != 0 {
-				reasons[i] = fmt.Sprintf("member %s is being defragmented", x)
-			}
-		})
-	}
-	wg.Wait()
-	for _, r := range reasons {
-		if r != "" {
-			return cluster.GateInFlight + ": " + r
-		}
-	}
-	if err := held.Check(ctx); err != nil {
-		return cluster.GateTurn + ": " + err.Error()
-	}
-	if ctx.Err() != nil {
-		return "the keeper beside the member stops"
-	}
-	return ""
-}
-
-// disturb does the call.
-func (k *Keeper) disturb(ctx context.Context, c *cluster.Client, m cluster.Member, o turnOrder, did *turnResult) {
-	start := time.Now()
-	defer func() {
-		if did.Seconds == 0 {
-			did.Seconds = time.Since(start).Seconds()
-		}
-	}()
-	if o.Work == workHash {
-		h, err := c.HashKV(context.WithoutCancel(ctx), m, o.Revision)
-		if did.Hash, did.CompactRevision = h.Hash, h.CompactRevision; err != nil {
-			did.Error = err.Error()
-		}
-		return
-	}
-	abandon, stop := k.abandon(ctx)
-	defer stop()
-	s := k.alone(c, Options{Log: k.o.Log, Abandon: abandon})
-	row := MemberReport{ID: m.ID, Name: m.Name, PredictedSeconds: &o.PredictedSeconds}
-	res := s.defragment(ctx, m, &row, start)
-	if !res.ended.IsZero() {
-		did.Seconds = res.ended.Sub(start).Seconds()
-	}
-	switch {
-	case res.left:
-		did.Error = "it was stopped; the defragmentation goes on in the server"
-	case res.err != nil:
-		did.Error, did.NotBegun = res.err.Error(), res.notBegun
-	}
-}
-
-// undrain lets clients in again and asks through their port whether they are served.
-func (k *Keeper) undrain(ctx context.Context, d *drain.Drain, m cluster.Member, did *turnResult) {
-	res, err := d.Stop()
-	if err != nil {
-		did.Notes = append(did.Notes, err.Error())
-	}
-	seconds := res.Duration.Seconds()
-	did.DrainedSeconds, did.Moved = &seconds, res.Moved
-	if res.Expired {
-		did.Notes = append(did.Notes, fmt.Sprintf("clients were let in again after %.0f s (defrag.drainMax), before it was over", seconds))
-	}
-	k.beside.mu.Lock()
-	k.beside.dead = append(k.beside.dead, res.Dead...)
-	if extra := len(k.beside.dead) - maxDead; extra > 0 {
-		k.beside.dead = slices.Clone(k.beside.dead[extra:])
-	}
-	k.beside.mu.Unlock()
-	if ctx.Err() != nil || did.Error != "" {
-		return
-	}
-	if err := k.knock(ctx, m); err != nil {
-		did.Shut = fmt.Sprintf("the rule is removed, and clients cannot reach the member: %s", err)
-	}
-}
-
-// knock reads through the client port as a client does, over a connection that no rule exempts.
-func (k *Keeper) knock(ctx context.Context, m cluster.Member) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutWait)
-	defer cancel()
-	cl, err := k.c.RoundRobin(ctx, []string{fromOutside(m)})
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	_, err = cl.Get(ctx, cluster.Root+"probe", clientv3.WithCountOnly())
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no answer within %s: %w", shutWait, err)
-	}
-	return err
 }

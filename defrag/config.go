@@ -63,7 +63,7 @@ type Config struct {
 	EmergencyOnAlarm  bool              `yaml:"emergencyOnAlarm" doc:"Whether a NOSPACE alarm makes a run happen outside the windows."`
 	DegradedBackoff   time.Duration     `yaml:"degradedBackoff" doc:"How long the daemon starts no run after three failed ones. 'etcdkeeper resume' clears it."`
 	MoveLeader        string            `yaml:"moveLeader" doc:"auto: defragment the leader in place unless leases would be lost; never; always."`
-	HashCheck         bool              `yaml:"hashCheck" doc:"Compare the members' HashKV at the end of a run. Each call makes its member wait for about 0.25 s per GiB in use."`
+	HashCheck         bool              `yaml:"hashCheck" doc:"Compare the members' HashKV in a run: behind each defragmentation where clients are drained, else at the end. Each call makes its member wait for about 0.25 s per GiB in use."`
 	CompactOnNoSpace  bool              `yaml:"compactOnNoSpace" doc:"Compact under the NOSPACE alarm where defragmenting alone would not help: the API server cannot compact then."`
 	CompactMargin     time.Duration     `yaml:"compactMargin" doc:"History that such a compaction keeps, where the keeper has watched long enough to know its revision; else a tenth of the retained revisions, 1000 at most."`
 	SnapshotDir       string            `yaml:"snapshotDir" doc:"Directory for a snapshot before each run. Empty: none is taken."`

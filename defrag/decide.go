@@ -277,7 +277,7 @@ func (d *decider) conclude() {
 		for _, m := range d.v.Voters() {
 			inUse = max(inUse, m.DBSizeInUse)
 		}
-		p.note(fmt.Sprintf("comparing the members' hashes at the end makes each wait for about %.1f s", HashSecondsPerGiB*float64(inUse)/(1<<30)))
+		p.note(fmt.Sprintf("comparing the members' hashes makes each wait for about %.1f s", HashSecondsPerGiB*float64(inUse)/(1<<30)))
 	}
 	if p.PredictedSeconds > longStall {
 		p.note(fmt.Sprintf("a member will not answer for about %.0f s: a liveness probe that gives up sooner kills it (kubeadm's allows %.0f s)", p.PredictedSeconds, longStall))

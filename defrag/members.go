@@ -57,7 +57,9 @@ func (s *run) members(ctx context.Context) error {
 			}
 		}
 		left = slices.DeleteFunc(left, func(id cluster.ID) bool { return id == m.ID })
-		s.drainNow(ctx, v, m, row)
+		if s.drainNow(ctx, v, m, row); row.Drain {
+			s.hashes.fix(v)
+		}
 		if err := s.turn(ctx, m, row); err != nil {
 			return err
 		}

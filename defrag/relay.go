@@ -21,7 +21,7 @@ const (
 // turnOrder is what a keeper is to do with the member beside it.
 type turnOrder struct {
 	Work             string  `json:"work"`
-	Revision         int64   `json:"revision,omitempty"` // of the hash
+	Revision         int64   `json:"revision,omitempty"` // of the hash: of the work itself, or behind a defragmentation; 0: none
 	Drain            bool    `json:"drain"`
 	DrainMaxSeconds  float64 `json:"drainMaxSeconds"`
 	PredictedSeconds float64 `json:"predictedSeconds"`
@@ -31,10 +31,10 @@ type turnOrder struct {
 type turnResult struct {
 	Error    string  `json:"error,omitempty"`
 	NotBegun bool    `json:"notBegun,omitempty"` // with an error: the member was not disturbed
-	Seconds  float64 `json:"seconds"`            // of the call alone
+	Seconds  float64 `json:"seconds"`            // of the defragmentation alone
 
-	Hash            uint32 `json:"hash,omitempty"`
-	CompactRevision int64  `json:"compactRevision,omitempty"`
+	Hash        *cluster.Hash `json:"hash,omitempty"`
+	HashSeconds float64       `json:"hashSeconds,omitempty"`
 
 	DrainedSeconds *float64 `json:"drainedSeconds"`
 	Moved          int      `json:"moved"`
@@ -64,7 +64,16 @@ func (s *run) keepers(ctx context.Context) []cluster.Keeper {
 }
 
 func (s *run) order(row *MemberReport) turnOrder {
-	return turnOrder{Work: workDefragment, Drain: row.Drain, DrainMaxSeconds: s.cfg.DrainMax.Seconds(), PredictedSeconds: *row.PredictedSeconds}
+	o := turnOrder{Work: workDefragment, Drain: row.Drain, DrainMaxSeconds: s.cfg.DrainMax.Seconds(), PredictedSeconds: *row.PredictedSeconds}
+	if row.Drain && s.cfg.HashCheck {
+		o.Revision = s.hashes.revision
+	}
+	return o
+}
+
+// hashSeconds is how long HashKV is predicted to make a member wait.
+func hashSeconds(m cluster.Member) float64 {
+	return HashSecondsPerGiB * float64(m.DBSizeInUse) / (1 << 30)
 }
 
 // turnOut is the turn as a gate: a keeper that is in a turn, of this run or of one that has lost its lock, may have its
@@ -248,7 +257,7 @@ func (s *run) cameBack(ctx context.Context, m cluster.Member, row *MemberReport)
 	}
 }
 
-// hashKV asks the member for its hash. Where clients were drained in this run they are drained for this too, since the
+// hashKV asks for the hash of a member that has not told it under its drain. Where clients were drained in this run they are drained for this too, since the
 // member does not answer them meanwhile.
 func (s *run) hashKV(ctx context.Context, v cluster.View, m cluster.Member, rev int64) (h cluster.Hash, seconds float64, err error) {
 	drained := false
@@ -258,14 +267,16 @@ func (s *run) hashKV(ctx context.Context, v cluster.View, m cluster.Member, rev 
 	if drained {
 		cfg := s.cfg
 		cfg.DrainAbove = 0
-		o := turnOrder{Work: workHash, Revision: rev, DrainMaxSeconds: cfg.DrainMax.Seconds(), PredictedSeconds: HashSecondsPerGiB * float64(m.DBSizeInUse) / (1 << 30)}
+		o := turnOrder{Work: workHash, Revision: rev, DrainMaxSeconds: cfg.DrainMax.Seconds(), PredictedSeconds: hashSeconds(m)}
 		if o.Drain, _ = decideDrain(cfg, v, m, max(o.PredictedSeconds, 0.001), s.keepers(ctx)); o.Drain {
 			did, err := s.relay(ctx, m, o)
 			var none errNoTurn
-			if err == nil {
-				return cluster.Hash{Hash: did.Hash, Revision: rev, CompactRevision: did.CompactRevision}, did.Seconds, nil
-			}
-			if !errors.As(err, &none) {
+			switch {
+			case err == nil && did.Hash != nil:
+				return *did.Hash, did.HashSeconds, nil
+			case err == nil:
+				return h, 0, fmt.Errorf("the keeper beside member %s told no hash", m)
+			case !errors.As(err, &none):
 				return h, 0, err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,11 @@ import (
 
 // takes makes the keepers of f take their turns: each does what f's servers do, and says what it did.
 func takes(f *fake, result turnResult) {
+	takesWith(f, result, func(f *fake, m cluster.ID, rev int64) cluster.Hash { return cluster.Hash{Hash: 1, Revision: rev} })
+}
+
+// takesWith says what hashes the keepers tell.
+func takesWith(f *fake, result turnResult, hash func(f *fake, m cluster.ID, rev int64) cluster.Hash) {
 	f.keepers = beside3(map[string]int{"192.0.2.9": 2})
 	f.offered = func(f *fake, turn cluster.Turn) error {
 		go func() {
@@ -31,7 +37,8 @@ func takes(f *fake, result turnResult) {
 				f.mu.Lock()
 				f.log("hash")
 				f.mu.Unlock()
-				f.setTurn(cluster.TurnDone, turnResult{Hash: 1, Seconds: 0.5})
+				h := hash(f, turn.Member, o.Revision)
+				f.setTurn(cluster.TurnDone, turnResult{Hash: &h, HashSeconds: 0.5})
 				return
 			}
 			v, _ := f.View(context.Background())
@@ -40,7 +47,12 @@ func takes(f *fake, result turnResult) {
 					_ = f.Defragment(context.Background(), m)
 				}
 			}
-			f.setTurn(cluster.TurnDone, result)
+			told := result
+			if o.Revision > 0 {
+				h := hash(f, turn.Member, o.Revision)
+				told.Hash, told.HashSeconds = &h, 0.5
+			}
+			f.setTurn(cluster.TurnDone, told)
 		}()
 		return nil
 	}
@@ -60,10 +72,91 @@ func TestRunner_GivesTurns(t *testing.T) {
 				t.Errorf("got %+v", m)
 			}
 		}
-		f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3", "offer 1", "defragment m1", "offer 1", "hash", "offer 2", "hash", "offer 3", "hash")
-		if rep.Hash.Result != HashEqual || rep.Hash.LongestSeconds != 0.5 {
+		f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3", "offer 1", "defragment m1")
+		if f.hashes != 0 || rep.Hash.Revision == 0 || rep.Hash.Result != HashEqual || rep.Hash.LongestSeconds != 0.5 {
 			t.Errorf("got hash %+v", rep.Hash)
 		}
+	})
+}
+
+// TestRunner_HashesUnderDrains proves that what keepers tell from under their drains is compared, and asked for again
+// where it cannot be.
+func TestRunner_HashesUnderDrains(t *testing.T) {
+	t.Run("a member differs: the next one is not touched", func(t *testing.T) {
+		f := newFake(t)
+		takesWith(f, turnResult{Seconds: 1, Moved: 2}, func(_ *fake, m cluster.ID, rev int64) cluster.Hash {
+			return cluster.Hash{Hash: uint32(m), Revision: rev}
+		})
+		inRun(t, f, drains, Options{}, func(rep Report, err error) {
+			if !errors.Is(err, errDiverged) || rep.Outcome != Partial || rep.Hash == nil || rep.Hash.Result != HashDifferent {
+				t.Errorf("got %s, %v, %+v", rep.Outcome, err, rep.Hash)
+			}
+			f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3")
+		})
+	})
+	t.Run("members of two versions may count differently", func(t *testing.T) {
+		f := newFake(t)
+		f.set(3, func(m *cluster.Member) { m.Version = "3.5.35" })
+		takesWith(f, turnResult{Seconds: 1, Moved: 2}, func(_ *fake, m cluster.ID, rev int64) cluster.Hash {
+			return cluster.Hash{Hash: uint32(m / 3), Revision: rev}
+		})
+		inRun(t, f, drains, Options{}, func(rep Report, err error) {
+			if err != nil || rep.Outcome != Done || rep.Hash.Result != HashUnknown || !strings.Contains(rep.Hash.Reason, "different versions") {
+				t.Errorf("got %s, %v, %+v", rep.Outcome, err, rep.Hash)
+			}
+			f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3", "offer 1", "defragment m1") // no clients are turned away in vain
+		})
+	})
+	t.Run("compacted between two turns", func(t *testing.T) {
+		f := newFake(t)
+		told := 0
+		takesWith(f, turnResult{Seconds: 1, Moved: 2}, func(f *fake, m cluster.ID, rev int64) cluster.Hash {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			told++
+			if told == 1 {
+				return cluster.Hash{Hash: 9, Revision: rev, CompactRevision: 1}
+			}
+			return cluster.Hash{Hash: 1, Revision: rev, CompactRevision: 2}
+		})
+		inRun(t, f, drains, Options{}, func(rep Report, err error) {
+			if err != nil || rep.Outcome != Done || rep.Hash.Result != HashEqual {
+				t.Errorf("got %s, %v, %+v", rep.Outcome, err, rep.Hash)
+			}
+			f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3", "offer 1", "defragment m1", "offer 1", "hash", "offer 2", "hash", "offer 3", "hash")
+		})
+	})
+	t.Run("a member that is not drained is asked from afar at the same revision", func(t *testing.T) {
+		f := newFake(t)
+		takes(f, turnResult{Seconds: 1, Moved: 2})
+		f.keepers = f.keepers[1:] // nobody is beside m1
+		asked := f.offered
+		f.offered = func(f *fake, turn cluster.Turn) error {
+			f.set(1, func(m *cluster.Member) { m.Revision += 100 })
+			return asked(f, turn)
+		}
+		var at []cluster.ID
+		f.hash = func(m cluster.Member, _ int) (cluster.Hash, error) {
+			at = append(at, m.ID)
+			return cluster.Hash{Hash: 1}, nil
+		}
+		inRun(t, f, drains, Options{}, func(rep Report, err error) {
+			if err != nil || rep.Outcome != Done || rep.Hash.Result != HashEqual || !slices.Equal(at, []cluster.ID{1}) || rep.Hash.Revision != healthy().Members[0].Revision {
+				t.Errorf("got %s, %v, %+v, asked %v", rep.Outcome, err, rep.Hash, at)
+			}
+		})
+	})
+	t.Run("switched off", func(t *testing.T) {
+		f := newFake(t)
+		takesWith(f, turnResult{Seconds: 1, Moved: 2}, func(*fake, cluster.ID, int64) cluster.Hash {
+			t.Error("a hash was asked for")
+			return cluster.Hash{}
+		})
+		inRun(t, f, func(c *Config) { c.DrainAbove, c.HashCheck = 0, false }, Options{}, func(rep Report, err error) {
+			if err != nil || rep.Hash.Result != HashOff {
+				t.Errorf("got %v, %+v", err, rep.Hash)
+			}
+		})
 	})
 }
 

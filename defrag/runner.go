@@ -142,11 +142,12 @@ func NewRunner(c Cluster, cfg Config, opts Options) (*Runner, error) {
 // run is the state of one run.
 type run struct {
 	*Runner
-	plan  Plan
-	lock  Lock // nil: without
-	start time.Time
-	done  map[cluster.ID]bool
-	begun bool // the lock was had: from here on a failure is a failed run
+	plan   Plan
+	lock   Lock // nil: without
+	start  time.Time
+	done   map[cluster.ID]bool
+	begun  bool // the lock was had: from here on a failure is a failed run
+	hashes hashes
 }
 
 // errStopped is the end of a run by an order, not by a failure.

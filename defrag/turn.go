@@ -12,6 +12,9 @@ import (
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 )
 
+// slowHash is how many times slower than measured a hash under a drain may be before its keeper counts as lost.
+const slowHash = 10
+
 // turn takes one member's turn: it is defragmented and waited for until it serves again. Every gate was open a moment
 // ago. An error stops the run; the row says what became of the member in every case.
 func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) error {
@@ -79,7 +82,7 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 		row.Reason += "; an election happened meanwhile"
 		return fmt.Errorf("member %s: the raft term went from %d to %d during its defragmentation: an election happened", m, m.RaftTerm, after.RaftTerm)
 	}
-	return nil
+	return s.hear(m, res.did)
 }
 
 // shrunk tells whether a file of that size, now of another, was defragmented: it lost half of what was free, or there
@@ -102,8 +105,9 @@ type result struct {
 	did   *turnResult // what the keeper beside the member tells; nil: it was done from here, or it told nothing
 }
 
-// defragment has the member defragmented once, by the keeper beside it or from here, and waits: for the answer, or for the signs that no answer comes any more. The
-// in-flight gauge, which etcd serves also meanwhile, is the one that is believed.
+// defragment has the member defragmented once, by the keeper beside it or from here, and waits: for the answer, or for
+// the signs that no answer comes any more. The in-flight gauge, which etcd serves also meanwhile, is the one that is
+// believed.
 func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberReport, start time.Time) result {
 	// The server does not stop when the caller does, so neither the end of ctx nor a lost lock ends the call.
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -154,6 +158,9 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 		late := s.t.hung
 		if given.Load() {
 			late += s.t.turnEnd
+			if order.Revision > 0 {
+				late += time.Duration(slowHash * hashSeconds(m) * float64(time.Second))
+			}
 		}
 		if gauge.seen && gauge.quietSince(s.now()) > late {
 			// It ran and has ended, the member answers, and the answer did not come.

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -112,6 +111,13 @@ func (d *Drain) end(expired bool) {
 	}
 }
 
+// Active tells whether clients are turned away still.
+func (d *Drain) Active() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.table != nil
+}
+
 // Stop removes the rule, where the watchdog has not. The error is about the counts; the rule is gone in every case.
 // Calls behind the first one return the same.
 func (d *Drain) Stop() (Result, error) {
@@ -120,32 +126,6 @@ func (d *Drain) Stop() (Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.result, d.err
-}
-
-// Back counts the clients' connections that were made since the drain began and have carried data.
-func (d *Drain) Back() (int, error) {
-	now, err := served(d.ports)
-	if err != nil {
-		return 0, err
-	}
-	own, err := dialed(d.ports)
-	if err != nil {
-		return 0, err
-	}
-	skip := map[netip.AddrPort]bool{}
-	for _, c := range own {
-		skip[c.Local] = true
-	}
-	for _, c := range d.before {
-		skip[c.Remote] = true
-	}
-	n := 0
-	for _, c := range now {
-		if !skip[c.Remote] && !c.Remote.Addr().IsLoopback() && c.Received > 0 {
-			n++
-		}
-	}
-	return n, nil
 }
 
 // Exempt marks a socket before it connects, so that a drain does not touch the connection. It needs CAP_NET_ADMIN. It

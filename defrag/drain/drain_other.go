@@ -28,11 +28,11 @@ type Drain struct{}
 // Start tells that clients cannot be drained.
 func Start([]uint16, time.Duration) (*Drain, error) { return nil, impossible() }
 
+// Active is never true.
+func (*Drain) Active() bool { return false }
+
 // Stop does nothing.
 func (*Drain) Stop() (Result, error) { return Result{}, impossible() }
-
-// Back counts nothing.
-func (*Drain) Back() (int, error) { return 0, impossible() }
 
 // Exempt marks nothing.
 func Exempt(string, string, syscall.RawConn) error { return impossible() }
