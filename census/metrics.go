@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type Metrics struct {
 	keys, bytes, largest, growth, quota *prometheus.GaugeVec
 	findings                            *prometheus.GaugeVec
-	taken, seconds, revision            prometheus.Gauge
+	taken, seconds, revision            *prometheus.GaugeVec // without labels: absent where there is no census
 }
 
 var resourceLabels = []string{"group", "resource"}
@@ -18,11 +18,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		reg.MustRegister(g)
 		return g
 	}
-	gauge := func(name, help string) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "etcdkeeper_census_" + name, Help: help})
-		reg.MustRegister(g)
-		return g
-	}
 	return &Metrics{
 		keys:     gauges("keys", "Keys of a resource; the smaller resources are added up as other.", resourceLabels...),
 		bytes:    gauges("bytes", "Bytes of the keys and values of a resource.", resourceLabels...),
@@ -30,17 +25,22 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		growth:   gauges("growth_bytes_per_second", "Growth of a resource over the last censuses.", resourceLabels...),
 		quota:    gauges("quota_exhaustion_seconds", "Time until the growth of this resource alone fills what is left of the quota.", resourceLabels...),
 		findings: gauges("findings", "Findings of the latest census by severity.", "severity"),
-		taken:    gauge("taken_timestamp_seconds", "When the latest census was taken."),
-		seconds:  gauge("duration_seconds", "How long the latest census took."),
-		revision: gauge("revision", "Revision of the latest census."),
+		taken:    gauges("taken_timestamp_seconds", "When the latest census was taken."),
+		seconds:  gauges("duration_seconds", "How long the latest census took."),
+		revision: gauges("revision", "Revision of the latest census."),
+	}
+}
+
+// Reset ends all series: this keeper has no census to show.
+func (m *Metrics) Reset() {
+	for _, g := range []*prometheus.GaugeVec{m.keys, m.bytes, m.largest, m.growth, m.quota, m.findings, m.taken, m.seconds, m.revision} {
+		g.Reset()
 	}
 }
 
 // Set shows a census. top bounds the resources with series of their own.
 func (m *Metrics) Set(c *Census, growth []Growth, top int) {
-	for _, g := range []*prometheus.GaugeVec{m.keys, m.bytes, m.largest, m.growth, m.quota} {
-		g.Reset()
-	}
+	m.Reset()
 	shown := map[resourceName]bool{}
 	var keys, bytes, largest int64
 	for i, r := range c.Resources {
@@ -81,7 +81,7 @@ func (m *Metrics) Set(c *Census, growth []Growth, top int) {
 		}
 		m.findings.WithLabelValues(severity).Set(float64(n))
 	}
-	m.taken.Set(float64(c.Taken.Unix()))
-	m.seconds.Set(c.Seconds)
-	m.revision.Set(float64(c.Revision))
+	m.taken.WithLabelValues().Set(float64(c.Taken.Unix()))
+	m.seconds.WithLabelValues().Set(c.Seconds)
+	m.revision.WithLabelValues().Set(float64(c.Revision))
 }

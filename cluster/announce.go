@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,8 +23,20 @@ type Keeper struct {
 	Version string    `json:"version"`
 	Since   time.Time `json:"since"`
 
+	// Tasks are the parts of the keeper that are switched on; nil: a keeper of an older version, which does not tell.
+	Tasks []string `json:"tasks"`
+
 	Drain *DrainNote `json:"drain,omitempty"` // nil: of a keeper that takes no turns
 }
+
+// Names in Keeper.Tasks of what one keeper does for all.
+const (
+	TaskDefrag = "defrag"
+	TaskCensus = "census"
+)
+
+// Runs tells whether a part of the keeper is switched on. One that does not tell counts as if it were.
+func (k Keeper) Runs(task string) bool { return k.Tasks == nil || slices.Contains(k.Tasks, task) }
 
 // DrainNote is what a keeper tells of the clients of the member beside it. That it tells something means that it takes
 // its member's turns.
@@ -139,12 +152,12 @@ func (c *Client) Keepers(ctx context.Context) ([]Keeper, error) {
 	return out, nil
 }
 
-// Coordinator is the member whose keeper starts runs: the raft leader where a keeper is announced beside it, else the
-// lowest member id with one. 0 where no keeper is announced beside any member.
+// Coordinator is the member whose keeper starts runs: the raft leader where a keeper that defragments is announced beside
+// it, else the lowest member id with one. 0 where none is announced beside any member.
 func Coordinator(leader ID, keepers []Keeper) ID {
 	var lowest ID
 	for _, k := range keepers {
-		if k.Member == 0 {
+		if k.Member == 0 || !k.Runs(TaskDefrag) {
 			continue
 		}
 		if k.Member == leader {

@@ -124,6 +124,10 @@ func TestCoordinator(t *testing.T) {
 		{2, beside(3, 1), 1},
 		{2, beside(3, 0), 3},
 		{0, beside(3, 1), 1},
+		// Where defragmentation is off a keeper coordinates none; one of an older version does not tell.
+		{2, []cluster.Keeper{{Member: 2, Tasks: []string{"census"}}, {Member: 3, Tasks: []string{"defrag"}}}, 3},
+		{2, []cluster.Keeper{{Member: 2, Tasks: []string{}}, {Member: 3}}, 3},
+		{2, []cluster.Keeper{{Member: 2, Tasks: []string{}}}, 0},
 	} {
 		if got := cluster.Coordinator(tt.leader, tt.keepers); got != tt.want {
 			t.Errorf("leader %d, keepers %v: got %d, want %d", tt.leader, tt.keepers, got, tt.want)

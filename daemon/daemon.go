@@ -140,9 +140,10 @@ func (d *Daemon) newGeneration(c config.Config) (*generation, error) {
 		return nil, err
 	}
 	g := &generation{config: c, client: client, stop: func() {}}
+	p := &presence{cluster: client, version: d.o.Version, since: d.started, tasks: []string{}}
 	seen := map[string]bool{}
 	for _, m := range d.makers {
-		tasks, err := m.tasks(Env{Config: c, Cluster: client})
+		tasks, err := m.tasks(Env{Config: c, Cluster: client, presence: p})
 		for _, t := range tasks {
 			if seen[t.Name] {
 				err = errors.Join(err, fmt.Errorf("two tasks are called %s", t.Name))
@@ -153,6 +154,9 @@ func (d *Daemon) newGeneration(c config.Config) (*generation, error) {
 			return nil, errors.Join(fmt.Errorf("%s: %w", m.part, err), client.Close())
 		}
 		g.tasks = append(g.tasks, tasks...)
+		if len(tasks) > 0 {
+			p.tasks = append(p.tasks, m.part)
+		}
 	}
 	return g, nil
 }

@@ -37,6 +37,8 @@ type Host struct {
 type Env struct {
 	Config  config.Config
 	Cluster *cluster.Client // open until the last run of these tasks has ended
+
+	presence *presence
 }
 
 // part is a capability in the daemon. New parts are listed in parts.
@@ -50,8 +52,9 @@ type part struct {
 // parts are the capabilities in the daemon, one line each.
 var parts = []part{
 	{"watch", setUpWatch},
-	{"defrag", setUpDefrag},
-	{"census", setUpCensus},
+	{"announce", setUpAnnounce},
+	{cluster.TaskDefrag, setUpDefrag},
+	{cluster.TaskCensus, setUpCensus},
 	{"split", splitObserving(splitter.DefaultObserve)},
 	{"clean", setUpClean},
 	{"vpa", setUpVPA},

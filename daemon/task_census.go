@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type censusPart struct {
 	series census.Series
 	latest *census.Census
 	growth []census.Growth
+	taker  string // which other keeper takes the census; "" for none
 }
 
 // setUpCensus makes the task that measures who fills the database.
@@ -61,15 +63,12 @@ func (p *censusPart) run(ctx context.Context, e Env, c census.Config) error {
 	if err != nil {
 		return err
 	}
-	beside, ok := view.Beside(e.Cluster.Config())
-	if ok {
-		keepers, _ := e.Cluster.Keepers(ctx) // who must not read them looks after itself
-		if taker := censusTaker(view, keepers, beside, c.From); taker.ID != beside.ID {
-			return fmt.Errorf("%w: the keeper beside member %s takes the census", ErrSkipped, taker)
-		}
+	keepers, _ := e.Cluster.Keepers(ctx) // who must not read them looks after itself
+	if taker, other := p.look(view, keepers, e); other {
+		return fmt.Errorf("%w: %s takes the census", ErrSkipped, taker)
 	}
-	member := beside
-	if !ok || !readableFrom(beside, c.From) {
+	member, ok := view.Beside(e.Cluster.Config())
+	if !ok || !readableFrom(member, c.From) {
 		if member, err = view.Pick(c.From, e.Cluster.Config().Endpoints); err != nil {
 			return err
 		}
@@ -95,14 +94,16 @@ func (p *censusPart) run(ctx context.Context, e Env, c census.Config) error {
 	p.series.Of(view.ClusterID.String())
 	p.series.Add(result)
 	p.latest, p.growth = result, p.series.Growth(free)
-	growth := p.growth
 	p.save()
+	p.metrics.Set(result, p.growth, c.MetricsTop)
 	p.mu.Unlock()
-	p.metrics.Set(result, growth, c.MetricsTop)
 	p.host.Log.Info("census taken", "member", member.String(), "revision", result.Revision, "keys", result.Keys, "bytes", result.Bytes,
 		"seconds", result.Seconds, "findings", len(result.Findings))
 	return nil
 }
+
+// censusTitle is that of the section in the status page.
+const censusTitle = "Who fills the database"
 
 // censusName is the file in stateDir.
 const censusName = "census.json"
@@ -144,20 +145,63 @@ func (p *censusPart) save() {
 	}
 }
 
-// censusTaker is the member whose keeper takes the census: of the members with a keeper and of the kind that is to be
-// read, the one with the lowest id, else the one with the lowest id of all with a keeper. All keepers come to the same
-// answer, whatever lags. The keeper beside a member always counts itself, announced or not.
-func censusTaker(view cluster.View, keepers []cluster.Keeper, beside cluster.Member, from string) cluster.Member {
-	taker, fits := beside, readableFrom(beside, from)
-	for _, m := range view.Members {
-		if !m.Reachable || !slices.ContainsFunc(keepers, func(k cluster.Keeper) bool { return k.Member == m.ID }) {
-			continue
-		}
-		if f := readableFrom(m, from); f && !fits || f == fits && m.ID < taker.ID {
-			taker, fits = m, f
+// look sees whether another keeper takes the census, and which. What this one has shown ends then: two that go on showing
+// theirs would contradict each other. What it knows of growth it keeps, for when it takes the census again.
+func (p *censusPart) look(view cluster.View, keepers []cluster.Keeper, e Env) (taker string, other bool) {
+	enabled, from := e.Config.Census.Enabled, e.Config.Census.From
+	self := keeperIn(view, e.Cluster.Config())
+	best, found := censusTaker(view, keepers, self, enabled, from)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taker = ""
+	if found && !sameKeeper(best, self) {
+		if p.taker, other = "the keeper on "+best.Host, true; best.Member != 0 {
+			p.taker = fmt.Sprintf("the keeper beside member %s on %s", best.Name, best.Host)
 		}
 	}
-	return taker
+	if (other || !enabled) && p.latest != nil {
+		p.latest, p.growth = nil, nil
+		p.metrics.Reset()
+	}
+	return p.taker, other
+}
+
+// censusTaker is the keeper that takes the census, of those that have it switched on: one beside the member that from
+// names, else the one beside the member with the lowest id, and one beside no member only where no other is. Who leads
+// and which member answers does not matter, so that it stays one: a keeper that is announced reaches the cluster, and can
+// read any member. All keepers come to the same answer. This one counts also where it is not announced yet; false for
+// none at all.
+func censusTaker(view cluster.View, keepers []cluster.Keeper, self cluster.Keeper, enabled bool, from string) (cluster.Keeper, bool) {
+	named := func(k cluster.Keeper) bool {
+		return slices.ContainsFunc(view.Members, func(m cluster.Member) bool {
+			return m.ID == k.Member && (from == cluster.FromLearner && m.Learner || m.Name == from || m.ID.String() == from)
+		})
+	}
+	candidates := slices.DeleteFunc(slices.Clone(keepers), func(k cluster.Keeper) bool {
+		gone := k.Member != 0 && !slices.ContainsFunc(view.Members, func(m cluster.Member) bool { return m.ID == k.Member })
+		return gone || !k.Runs(cluster.TaskCensus) || sameKeeper(k, self)
+	})
+	if enabled {
+		candidates = append(candidates, self)
+	}
+	if len(candidates) == 0 {
+		return cluster.Keeper{}, false
+	}
+	first := func(yes bool) int {
+		if yes {
+			return 0
+		}
+		return 1
+	}
+	return slices.MinFunc(candidates, func(a, b cluster.Keeper) int {
+		return cmp.Or(
+			cmp.Compare(first(a.Member != 0), first(b.Member != 0)),
+			cmp.Compare(first(named(a)), first(named(b))),
+			cmp.Compare(a.Member, b.Member),
+			cmp.Compare(a.Host, b.Host),
+			cmp.Compare(a.PID, b.PID),
+		)
+	}), true
 }
 
 // readableFrom tells whether a member is one that census.from asks for.
@@ -181,6 +225,16 @@ func (p *censusPart) get() (*census.Census, []census.Growth) {
 	return p.latest, p.growth
 }
 
+// none says why there is no census here.
+func (p *censusPart) none() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taker != "" {
+		return "The census is taken by " + p.taker + ": its pages show it."
+	}
+	return "No census was taken yet."
+}
+
 func (p *censusPart) status() any {
 	c, growth := p.get()
 	if c == nil {
@@ -201,7 +255,7 @@ func (p *censusPart) status() any {
 func (p *censusPart) serve(w http.ResponseWriter, _ *http.Request) {
 	c, _ := p.get()
 	if c == nil {
-		http.Error(w, "no census was taken yet", http.StatusNotFound)
+		http.Error(w, p.none(), http.StatusNotFound)
 		return
 	}
 	var buf bytes.Buffer
@@ -220,7 +274,7 @@ func (p *censusPart) sections() []report.Section {
 	out := []report.Section{{ID: "sizes", Title: "Sizes over time", Body: p.chart()}}
 	c, growth := p.get()
 	if c == nil {
-		return out
+		return append(out, report.Section{ID: "census", Title: censusTitle, Body: report.Text(p.none())})
 	}
 	intro := report.Text(fmt.Sprintf("%d keys, %s, read from %s at %s.", c.Keys, report.Size(c.Bytes), c.Source, c.Taken.Format(time.RFC3339)))
 	for _, g := range growth {
@@ -229,7 +283,7 @@ func (p *censusPart) sections() []report.Section {
 		}
 	}
 	return append(out,
-		report.Section{ID: "census", Title: "Who fills the database", Body: intro + report.CensusMap(c)},
+		report.Section{ID: "census", Title: censusTitle, Body: intro + report.CensusMap(c)},
 		report.Section{ID: "findings", Title: "Findings", Body: report.Findings(c.Findings)},
 	)
 }

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,40 +21,97 @@ import (
 )
 
 func TestCensusTaker(t *testing.T) {
-	follower := func(id cluster.ID) cluster.Member {
+	member := func(id cluster.ID) cluster.Member {
 		return cluster.Member{ID: id, Name: fmt.Sprint("m", id), Reachable: true}
 	}
-	leader, learner, down := follower(1), follower(5), follower(6)
+	leader, learner, down := member(1), member(5), member(2)
 	leader.Leader, learner.Learner, down.Reachable = true, true, false
-	view := cluster.View{Members: []cluster.Member{down, learner, follower(4), follower(3), leader}}
-	for _, c := range []struct {
+	view := cluster.View{Members: []cluster.Member{down, learner, member(4), member(3), leader}}
+	beside := func(ids ...cluster.ID) (out []cluster.Keeper) {
+		for _, id := range ids {
+			out = append(out, cluster.Keeper{Member: id, Host: "h", PID: 1, Tasks: []string{cluster.TaskCensus}})
+		}
+		return out
+	}
+	without := func(k ...cluster.Keeper) []cluster.Keeper { // the first has no census
+		k[0].Tasks = []string{cluster.TaskDefrag}
+		return k
+	}
+	for name, c := range map[string]struct {
 		from    string
-		keepers []cluster.ID
+		keepers []cluster.Keeper
 		want    map[cluster.ID]cluster.ID // by the member beside
 	}{
-		{"follower", []cluster.ID{1, 3, 4, 5}, map[cluster.ID]cluster.ID{1: 3, 3: 3, 4: 3, 5: 3}},
-		{"", []cluster.ID{1, 4}, map[cluster.ID]cluster.ID{1: 4, 4: 4}},
-		{"leader", []cluster.ID{4, 3, 1}, map[cluster.ID]cluster.ID{1: 1, 3: 1, 4: 1}},
-		{"leader", []cluster.ID{4, 3}, map[cluster.ID]cluster.ID{3: 3, 4: 3}},
-		{"learner", []cluster.ID{1, 3, 5}, map[cluster.ID]cluster.ID{1: 5, 3: 5, 5: 5}},
-		{"local", []cluster.ID{5, 4, 3}, map[cluster.ID]cluster.ID{3: 3, 4: 3, 5: 3}},
-		{"m4", []cluster.ID{1, 3, 4}, map[cluster.ID]cluster.ID{1: 4, 3: 4, 4: 4}},
-		{"follower", []cluster.ID{6, 4}, map[cluster.ID]cluster.ID{4: 4}},
-		{"follower", nil, map[cluster.ID]cluster.ID{1: 1, 3: 3}},
-		{"follower", []cluster.ID{0}, map[cluster.ID]cluster.ID{4: 4}}, // one that looks after the whole cluster
+		"the lowest id, whoever leads":      {"follower", beside(4, 1, 3), map[cluster.ID]cluster.ID{1: 1, 3: 1, 4: 1}},
+		"whatever is to be read":            {"leader", beside(4, 3, 5), map[cluster.ID]cluster.ID{3: 3, 4: 3, 5: 3}},
+		"beside the learner":                {"learner", beside(1, 3, 5), map[cluster.ID]cluster.ID{1: 5, 3: 5, 5: 5}},
+		"beside the member with that name":  {"m4", beside(1, 3, 4), map[cluster.ID]cluster.ID{1: 4, 3: 4, 4: 4}},
+		"that member has no keeper":         {"m4", beside(1, 3), map[cluster.ID]cluster.ID{1: 1, 3: 1}},
+		"its member does not answer":        {"follower", beside(4, 2), map[cluster.ID]cluster.ID{2: 2, 4: 2}},
+		"local":                             {"local", beside(5, 4, 3), map[cluster.ID]cluster.ID{3: 3, 4: 3, 5: 3}},
+		"none can be read":                  {"follower", nil, map[cluster.ID]cluster.ID{1: 1, 3: 3, 0: 0}},
+		"no census beside the lowest id":    {"follower", without(beside(1, 3, 4)...), map[cluster.ID]cluster.ID{3: 3, 4: 3}},
+		"no census beside the one named":    {"m4", without(beside(4, 3, 1)...), map[cluster.ID]cluster.ID{3: 1, 1: 1}},
+		"an older keeper does not tell":     {"follower", []cluster.Keeper{{Member: 1, Host: "old"}}, map[cluster.ID]cluster.ID{3: 1}},
+		"beside a member that was removed":  {"follower", beside(9, 4), map[cluster.ID]cluster.ID{4: 4}},
+		"beside no member":                  {"follower", beside(0), map[cluster.ID]cluster.ID{4: 4, 0: 0}},
+		"beside a member rather than none":  {"follower", beside(0, 3), map[cluster.ID]cluster.ID{0: 3, 3: 3}},
+		"none but this one, not there yet":  {"", beside(3, 4), map[cluster.ID]cluster.ID{1: 1}},
+		"this one's older announcement too": {"", without(beside(3, 4)...), map[cluster.ID]cluster.ID{3: 3}},
 	} {
-		var keepers []cluster.Keeper
-		for _, id := range c.keepers {
-			keepers = append(keepers, cluster.Keeper{Member: id})
+		for id, want := range c.want {
+			self := cluster.Keeper{Member: id, Host: "h", PID: 1}
+			got, ok := censusTaker(view, c.keepers, self, true, c.from)
+			if !ok || got.Member != want {
+				t.Errorf("%s: asked beside %d: got %d (%v), want %d", name, id, got.Member, ok, want)
+			}
 		}
-		for _, m := range view.Members {
-			want, ok := c.want[m.ID]
-			if !ok {
-				continue
-			}
-			if got := censusTaker(view, keepers, m, c.from); got.ID != want {
-				t.Errorf("from %q, keepers beside %v, asked beside %d: got %d, want %d", c.from, c.keepers, m.ID, got.ID, want)
-			}
+	}
+	two := []cluster.Keeper{{Member: 0, Host: "b"}, {Member: 0, Host: "a"}}
+	if got, _ := censusTaker(view, two, two[0], true, ""); got.Host != "a" {
+		t.Errorf("of two beside no member: got %s, want a", got.Host)
+	}
+	if got, ok := censusTaker(view, without(beside(1, 3)...), beside(1)[0], false, ""); !ok || got.Member != 3 {
+		t.Errorf("asked where it is off: got %d (%v), want 3", got.Member, ok)
+	}
+	if got, ok := censusTaker(view, without(beside(1)...), beside(1)[0], false, ""); ok {
+		t.Errorf("where it is on nowhere: got %d", got.Member)
+	}
+}
+
+// TestCensus_AnotherTakesIt: what a keeper has shown ends where another one takes the census, and its pages say who.
+func TestCensus_AnotherTakesIt(t *testing.T) {
+	etcd := etcdtest.Embed(t, etcdtest.EmbedOptions{})
+	if _, err := etcd.Client(t).Put(t.Context(), "/registry/configmaps/a/b", "x"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := censusConfig(etcd.Endpoint)
+	cfg.Census.Schedule = schedule.Every(time.Hour)
+	cfg.Defrag.Enabled = false
+	d, _, _ := startReal(t, cfg)
+	until(t, "a census", func() bool { return readCensus(t, d) != nil })
+	waitMetrics(t, d, `etcdkeeper_census_keys{group="",resource="configmaps"} 1`)
+	cl := etcd.Client(t)
+	members, err := cl.MemberList(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It sorts before every other: beside the same member, on a host without a name.
+	other := cluster.Keeper{Member: cluster.ID(members.Members[0].ID), Name: "m1", Tasks: []string{cluster.TaskCensus}}
+	value, err := json.Marshal(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.Put(t.Context(), cluster.Root+"keepers/other", string(value)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the census to be left to the other keeper", func() bool { return readCensus(t, d) == nil })
+	if _, metrics := get(t, d, 0, "/metrics"); strings.Contains(metrics, "etcdkeeper_census_") {
+		t.Error("figures of the census are still exported")
+	}
+	for path, want := range map[string]int{"/": http.StatusOK, "/census": http.StatusNotFound} {
+		if code, page := get(t, d, 0, path); code != want || !strings.Contains(page, "taken by the keeper beside member m1") {
+			t.Errorf("%s: got %d, want %d and who takes the census", path, code, want)
 		}
 	}
 }
@@ -182,51 +242,78 @@ func TestCensus_GrowthOverARestart(t *testing.T) {
 	}
 }
 
-// TestReal_OneKeeperTakesTheCensus runs a keeper beside each of three members.
+// counted is a task's result that has come at least once.
+var counted = regexp.MustCompile(`etcdkeeper_task_runs_total\{result="(success|skipped)",task="census"\} [1-9]`)
+
+// TestReal_OneKeeperTakesTheCensus runs a keeper beside each of three members, whatever else they do.
 func TestReal_OneKeeperTakesTheCensus(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.Options{Versions: []string{etcdtest.V37, etcdtest.V36, etcdtest.V37}})
+	for _, c := range []struct {
+		name   string
+		defrag bool
+		off    int // so many keepers beside the lowest ids have no census
+	}{{"with defragmentation", true, 0}, {"without", false, 0}, {"none beside the lowest id", false, 1}} {
+		t.Run(c.name, func(t *testing.T) { oneTakesTheCensus(t, etcd, c.defrag, c.off) })
+	}
+}
+
+func oneTakesTheCensus(t *testing.T, etcd *etcdtest.Cluster, defrag bool, off int) {
+	client, err := cluster.New(censusConfig(etcd.Endpoints()...).Etcd, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	view, err := client.View(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(view.Members, func(a, b cluster.Member) int { return cmp.Compare(a.ID, b.ID) })
 	var daemons []*Daemon
-	for i := range etcd.Members {
-		cfg := censusConfig(etcd.Endpoints()[i])
+	for i, m := range view.Members {
+		cfg := censusConfig(m.Endpoint)
+		cfg.Defrag.Enabled, cfg.Census.Enabled = defrag, i >= off
 		d, _, _ := startReal(t, cfg)
 		daemons = append(daemons, d)
 	}
-	for _, d := range daemons {
-		until(t, "skips or censuses of all keepers", func() bool {
+	for i, d := range daemons[off:] {
+		until(t, "a census or a skip of each keeper", func() bool {
 			_, metrics := get(t, d, 0, "/metrics")
-			return strings.Contains(metrics, `etcdkeeper_task_runs_total{result="ok",task="census"}`) ||
-				strings.Contains(metrics, `etcdkeeper_task_runs_total{result="skipped",task="census"}`)
-		})
-	}
-	// Until all have announced themselves, and while the leader changes, more than one may take it. Then it is one.
-	taken := func() (at []time.Time) {
-		for _, d := range daemons {
-			var last time.Time
-			if c := readCensus(t, d); c != nil {
-				last = c.Taken
+			want := "skipped"
+			if i == 0 {
+				want = "success"
 			}
-			at = append(at, last)
-		}
-		return at
-	}
-	until(t, "a time in which one keeper alone takes censuses", func() bool {
-		before := taken()
-		for end := time.Now().Add(slowly); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-			now, moved := taken(), 0
-			most := time.Duration(0)
-			for i := range now {
-				if !now[i].Equal(before[i]) {
-					moved++
-					most = max(most, now[i].Sub(before[i]))
+			for _, m := range counted.FindAllStringSubmatch(metrics, -1) {
+				if m[1] == want {
+					return true
 				}
 			}
-			if moved > 1 {
-				return false
+			return false
+		})
+	}
+	// Until all have announced themselves more than one may take it. Then it is one, and it alone shows it.
+	alone := func() (taken time.Time, ok bool) {
+		for i, d := range daemons {
+			c := readCensus(t, d)
+			_, metrics := get(t, d, 0, "/metrics")
+			if takes := i == off; (c != nil) != takes || strings.Contains(metrics, "etcdkeeper_census_keys{") != takes {
+				return time.Time{}, false
 			}
-			if moved == 1 && most > 5*time.Second {
-				return true
+			if c != nil {
+				taken = c.Taken
 			}
 		}
-		return false
+		return taken, true
+	}
+	until(t, "a time in which the keeper beside the lowest id takes censuses alone", func() bool {
+		seen := map[time.Time]bool{}
+		for len(seen) < 3 {
+			taken, ok := alone()
+			if !ok {
+				return false
+			}
+			seen[taken] = true
+			time.Sleep(100 * time.Millisecond)
+		}
+		return true
 	})
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/etcdkeeper/etcdkeeper/schedule"
 )
 
-// setUpDefrag makes the tasks of rolling defragmentation: one that announces this keeper and sees who coordinates, and
-// one that evaluates the rule.
+// setUpDefrag makes the tasks of rolling defragmentation: one that sees who coordinates, one that takes the turns of the
+// member beside, and one that evaluates the rule.
 func setUpDefrag(h *Host) (func(Env) ([]Task, error), error) {
 	metrics := defrag.NewMetrics(h.Registry)
 	var current atomic.Pointer[defrag.Keeper]
@@ -31,7 +31,7 @@ func setUpDefrag(h *Host) (func(Env) ([]Task, error), error) {
 			return nil, nil
 		}
 		k, err := defrag.NewKeeper(e.Cluster, e.Config.Defrag, defrag.KeeperOptions{
-			Log: h.Log, Metrics: metrics, Version: h.Version,
+			Log: h.Log, Metrics: metrics, Tell: e.presence.tell,
 			Forecast: func(id cluster.ID) (float64, bool) {
 				f, ok := h.Watch.MemberForecast(id)
 				if !ok || f.QuotaExhaustionSeconds == nil {
@@ -63,7 +63,7 @@ func setUpDefrag(h *Host) (func(Env) ([]Task, error), error) {
 			return err
 		}
 		return []Task{
-			{Name: "coordinate", When: schedule.Every(defrag.TickInterval), AtStart: true, Timeout: time.Minute, Run: coordinate, Close: k.Stop},
+			{Name: "coordinate", When: schedule.Every(defrag.TickInterval), AtStart: true, Timeout: time.Minute, Run: coordinate},
 			// It ends only to be watched over; what breaks off is begun again within a second.
 			{Name: "turns", When: schedule.Every(time.Second), AtStart: true, Run: k.ServeTurns},
 			{Name: "defrag", When: e.Config.Defrag.Schedule, Jitter: 5 * time.Second, Wake: emergency, Run: run},

@@ -236,16 +236,7 @@ func (k *Keeper) lookAgain(ctx context.Context) {
 	if err != nil || !k.beside.look(keepers, time.Now()) {
 		return
 	}
-	k.mu.Lock()
-	a := k.announcer
-	k.mu.Unlock()
-	if a == nil {
-		return
-	}
-	a.Tell(k.beside.told())
-	if err := a.Announce(ctx); err != nil {
-		k.o.Log.Debug("clients not told", "err", err)
-	}
+	k.tell(ctx)
 }
 
 // takeTurn carries out one turn that was offered. The caller releases what it holds.

@@ -13,10 +13,8 @@ import (
 )
 
 const (
-	// TickInterval is how often a keeper announces itself and looks who coordinates.
+	// TickInterval is how often a keeper looks who coordinates.
 	TickInterval = 15 * time.Second
-	// announceTTL: a keeper that is silent for three intervals is absent.
-	announceTTL = 3 * TickInterval
 	// stopGrace is how long a stopping daemon waits for a member's defragmentation; it goes on in the server anyway.
 	// The daemon itself is given 25 s.
 	stopGrace = 20 * time.Second
@@ -28,27 +26,26 @@ const (
 type KeeperOptions struct {
 	Log      *slog.Logger
 	Metrics  *Metrics
-	Version  string
 	Forecast func(id cluster.ID) (seconds float64, ok bool) // until the member's quota is reached; nil: never known
+
+	// Tell has the other keepers told of the clients of the member beside this one. Nil: they are not told.
+	Tell func(ctx context.Context, note *cluster.DrainNote) error
 }
 
-// Keeper is the daemon's part in rolling defragmentations: it announces itself, knows whether it coordinates, and
-// starts runs. Its methods may be called concurrently; at most one run is going on.
+// Keeper is the daemon's part in rolling defragmentations: it knows whether it coordinates, takes turns, and starts runs.
+// That it is there is announced by the daemon. Its methods may be called concurrently; at most one run is going on.
 type Keeper struct {
 	c       *cluster.Client
 	cfg     Config
 	o       KeeperOptions
 	windows schedule.Windows
 	host    string
-	started time.Time
 
 	run sync.Mutex // held during a run
 
 	beside beside
 
 	mu        sync.Mutex
-	announcer *cluster.Announcer
-	announced cluster.ID
 	coord     Coordination
 	nobody    time.Time // since when nobody coordinates
 	alarm     bool      // NOSPACE was seen in the last tick
@@ -86,11 +83,11 @@ func NewKeeper(c *cluster.Client, cfg Config, o KeeperOptions) (*Keeper, error) 
 	if err != nil {
 		host = "unknown-host"
 	}
-	return &Keeper{c: c, cfg: cfg, o: o, windows: windows, host: host, started: time.Now(),
+	return &Keeper{c: c, cfg: cfg, o: o, windows: windows, host: host,
 		coord: Coordination{Reason: "not looked yet", Keepers: []cluster.Keeper{}}}, nil
 }
 
-// Tick announces this keeper, puts tokens down, and looks who coordinates. Emergency: a NOSPACE alarm was raised since
+// Tick tells of the member's clients, puts tokens down, and looks who coordinates. Emergency: a NOSPACE alarm was raised since
 // the last tick and this keeper coordinates, so that a run is due at once.
 func (k *Keeper) Tick(ctx context.Context) (emergency bool, err error) {
 	v, err := k.c.View(ctx)
@@ -109,7 +106,7 @@ func (k *Keeper) Tick(ctx context.Context) (emergency bool, err error) {
 			k.o.Metrics.canDrain.Set(bit(note.Able))
 		}
 	}
-	k.announce(ctx, v, raised)
+	k.tell(ctx)
 	if !raised {
 		if err := k.c.EnsureTokens(ctx); err != nil {
 			k.o.Log.Debug("tokens not put down", "err", err)
@@ -133,26 +130,14 @@ func (k *Keeper) Tick(ctx context.Context) (emergency bool, err error) {
 	return emergency, kerr
 }
 
-// announce tells the other keepers of this one. Under NOSPACE a new announcement cannot be made, which is no failure.
-func (k *Keeper) announce(ctx context.Context, v cluster.View, raised bool) {
-	m, beside := v.Beside(k.c.Config())
-	k.mu.Lock()
-	if k.announcer == nil || beside && m.ID != k.announced {
-		self := cluster.Keeper{Name: k.host, Host: k.host, PID: os.Getpid(), Version: k.o.Version, Since: k.started.UTC().Truncate(time.Second)}
-		if beside {
-			self.Member, self.Name = m.ID, m.Name
-			k.announced = m.ID
-		}
-		if k.announcer != nil {
-			go k.announcer.Withdraw()
-		}
-		k.announcer = k.c.NewAnnouncer(self, announceTTL)
+// tell has the other keepers told of the clients of the member beside. Under NOSPACE they cannot be.
+func (k *Keeper) tell(ctx context.Context) {
+	note := k.beside.told()
+	if note == nil || k.o.Tell == nil {
+		return
 	}
-	a := k.announcer
-	k.mu.Unlock()
-	a.Tell(k.beside.told())
-	if err := a.Announce(ctx); err != nil && !(raised && cluster.IsNoSpace(err)) {
-		k.o.Log.Warn("this keeper could not announce itself", "err", err)
+	if err := k.o.Tell(ctx, note); err != nil {
+		k.o.Log.Debug("clients not told", "err", err)
 	}
 }
 
@@ -326,15 +311,4 @@ func (k *Keeper) situation(v cluster.View) Situation {
 		}
 	}
 	return s
-}
-
-// Stop withdraws the announcement, so that another keeper coordinates at once.
-func (k *Keeper) Stop() {
-	k.mu.Lock()
-	a := k.announcer
-	k.announcer = nil
-	k.mu.Unlock()
-	if a != nil {
-		a.Withdraw()
-	}
 }
