@@ -14,12 +14,20 @@ import (
 
 // Census is the result of Take. Pointers are nil where a number is not known: a live etcd shows no history.
 type Census struct {
-	Taken    time.Time `json:"taken"`
-	Source   string    `json:"source"` // the member or the file that was read
-	Revision int64     `json:"revision"`
-	Keys     int64     `json:"keys"`
-	Bytes    int64     `json:"bytes"` // of all current keys and values
-	Seconds  float64   `json:"seconds"`
+	Taken time.Time `json:"taken"` // when it was read
+	// AsOf is the time that ages, activity and growth are told from; AsOfBasis is what is known of it. A file is of the
+	// past: its time is the latest that its sampled objects name, or else that of the file itself.
+	AsOf      time.Time `json:"asOf"`
+	AsOfBasis string    `json:"asOfBasis"` // AsOfClock, AsOfObjects or AsOfFile
+	Source    string    `json:"source"`    // the member or the file that was read
+	Prefix    string    `json:"prefix"`    // of the API server's keys, with the slash at its end
+	Revision  int64     `json:"revision"`
+	// Repins is how often the revision was compacted under the scan of a running etcd, which went on at a newer one:
+	// above 0, what was read is of several revisions, and Revision is the last of them.
+	Repins  int64   `json:"repins"`
+	Keys    int64   `json:"keys"`
+	Bytes   int64   `json:"bytes"` // of all current keys and values
+	Seconds float64 `json:"seconds"`
 	// Scope is what all keys that were read begin with, where the user may not read others; "" for the whole keyspace.
 	Scope string `json:"scope,omitempty"`
 
@@ -30,7 +38,7 @@ type Census struct {
 	Findings   []Finding   `json:"findings"`
 	File       *File       `json:"file"`
 
-	NamespaceCount int64 `json:"namespaceCount"`
+	NamespaceCount int64 `json:"namespaceCount"` // those that have keys
 	// Folded is the number of keys that were counted in their resource but not in their namespace, since more
 	// namespaces and resources than can be kept were seen.
 	Folded int64 `json:"foldedKeys"`
@@ -69,18 +77,32 @@ type Resource struct {
 // Name is the resource as kubectl takes it.
 func (r Resource) Name() string { return keyspace.GroupResource(r.Group, r.Resource) }
 
-// Share is what one namespace has of something.
+// Share is what one namespace has of a resource.
 type Share struct {
-	Namespace string `json:"namespace"` // "" for what has none
-	Keys      int64  `json:"keys"`
-	Bytes     int64  `json:"bytes"`
+	Namespace    string     `json:"namespace"` // "" for what has none
+	Keys         int64      `json:"keys"`
+	Bytes        int64      `json:"bytes"`
+	MeanBytes    int64      `json:"meanBytes"`
+	LargestBytes int64      `json:"largestBytes"`
+	Share        float64    `json:"share"` // of all bytes, 0 to 1
+	Versions     int64      `json:"versions"`
+	Leased       int64      `json:"leased"`
+	Encrypted    int64      `json:"encrypted"`
+	Activity     []Activity `json:"activity"` // empty where it was not counted by namespace
 }
 
 // Namespace is what one namespace takes.
 type Namespace struct {
-	Namespace string `json:"namespace"`
-	Keys      int64  `json:"keys"`
-	Bytes     int64  `json:"bytes"`
+	Namespace    string     `json:"namespace"`
+	Keys         int64      `json:"keys"`
+	Bytes        int64      `json:"bytes"`
+	MeanBytes    int64      `json:"meanBytes"`
+	LargestBytes int64      `json:"largestBytes"`
+	Share        float64    `json:"share"` // of all bytes, 0 to 1
+	Versions     int64      `json:"versions"`
+	Leased       int64      `json:"leased"`
+	Encrypted    int64      `json:"encrypted"`
+	Activity     []Activity `json:"activity"` // empty where it was not counted for each of its resources
 	// Resource is what most of its bytes are.
 	Resource string `json:"resource"`
 }
@@ -104,7 +126,7 @@ type Stem struct {
 	Group     string `json:"group"`
 	Resource  string `json:"resource"`
 	Namespace string `json:"namespace"`
-	Stem      string `json:"stem"` // with … where the names differ
+	Stem      string `json:"stem"` // with … where the names differ, behind what divides the parts of the name
 	Keys      int64  `json:"keys"`
 	Bytes     int64  `json:"bytes"`
 }
@@ -113,7 +135,7 @@ type Stem struct {
 func (s Stem) ResourceName() string { return keyspace.GroupResource(s.Group, s.Resource) }
 
 // Activity is how many of the keys were created, and how many were last written, within a time before the census. The
-// times of revisions come from the creation timestamps of sampled objects.
+// times of revisions come from sampled objects, and between those by interpolation.
 type Activity struct {
 	WithinSeconds float64 `json:"withinSeconds"`
 	Created       int64   `json:"created"`
@@ -128,12 +150,14 @@ type Manager struct {
 
 // Finding is something to look at.
 type Finding struct {
-	ID        string  `json:"id"`
-	Severity  string  `json:"severity"` // info, warning or critical
-	Resource  string  `json:"resource"`
+	ID       string `json:"id"`
+	Severity string `json:"severity"` // info, warning or critical
+	Resource string `json:"resource"`
+	// Subject is what of the resource it is about: an object, a namespace or another program; "" for all of it.
+	Subject   string  `json:"subject,omitempty"`
 	Message   string  `json:"message"`
 	Value     float64 `json:"value"`
-	Threshold float64 `json:"threshold"`
+	Threshold float64 `json:"threshold"` // in the unit of Value
 	Advice    string  `json:"advice"`
 }
 
@@ -163,6 +187,8 @@ type Options struct {
 	Top    int    // rows of lists that would otherwise grow with the keyspace; 0 means DefaultTop
 	Range  keyspace.Range
 	Now    time.Time // 0 means the current time
+	// Modified is when the file was last written, of a scanner over a file: what it holds is not younger. 0 means Now.
+	Modified time.Time
 	// Thresholds of the findings; the zero value means DefaultThresholds.
 	Thresholds Thresholds
 	// Progress is called now and then with what has been read.
@@ -171,6 +197,13 @@ type Options struct {
 
 // DefaultTop is how many rows the lists have that would otherwise grow with the keyspace.
 const DefaultTop = 20
+
+// Values of Census.AsOfBasis.
+const (
+	AsOfClock   = "clock"   // the clock of who read it
+	AsOfObjects = "objects" // the latest creation or write that a sampled object tells of
+	AsOfFile    = "file"    // the file's time: its objects tell none
+)
 
 // database is what a scanner over a file can tell beyond its entries.
 type database interface {
@@ -193,7 +226,7 @@ func Take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 		return nil, fmt.Errorf("%w; the user needs the right to read all keys, or those under %s", err, prefix)
 	}
 	c.Scope = prefix
-	c.Findings = append(c.Findings, Finding{ID: "prefix-only", Severity: Info, Resource: keyspace.Other,
+	c.Findings = append(c.Findings, Finding{ID: "prefix-only", Severity: Info, Resource: keyspace.Other, Subject: prefix,
 		Message: fmt.Sprintf("Only keys under %s were read: etcd lets this user read no others, and what they hold is not in the sums.", prefix),
 		Advice:  "Grant the role the right to read from the first key on, to see keys of other programs."})
 	return c, nil
@@ -213,7 +246,13 @@ func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	db, isFile := s.(database)
 	r := o.Range
 	r.KeysOnly, r.History = false, isFile
-	t := newTally(keyspace.NewLayout(o.Prefix), o, s.Revision())
+	layout := keyspace.NewLayout(o.Prefix)
+	latest, basis := o.Now, AsOfClock
+	if isFile && !o.Modified.IsZero() && o.Modified.Before(o.Now) {
+		latest, basis = o.Modified, AsOfFile
+	}
+	t := newTally(layout, o, s.Revision(), latest)
+	repins := repinsOf(s)
 	n := 0
 	for e, err := range s.Scan(ctx, r) {
 		if err != nil {
@@ -227,8 +266,12 @@ func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	if o.Progress != nil {
 		o.Progress(t.keys, t.bytes)
 	}
-	c := t.result(isFile)
-	c.Taken, c.Source, c.Revision = o.Now, o.Source, s.Revision()
+	if isFile && t.clock.latest > 0 {
+		latest, basis = time.Unix(t.clock.latest, 0).UTC(), AsOfObjects
+	}
+	c := t.result(isFile, latest)
+	c.Taken, c.Source, c.Prefix, c.Revision, c.Repins = o.Now, o.Source, layout.Prefix(), s.Revision(), repinsOf(s)-repins
+	c.AsOf, c.AsOfBasis = latest, basis
 	if isFile {
 		pages, err := db.Pages(ctx)
 		if err != nil {
@@ -245,6 +288,14 @@ func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	c.Findings = findings(c, t, o)
 	c.Seconds = time.Since(start).Seconds()
 	return c, nil
+}
+
+// repinsOf is how often a live scanner has had to take a newer revision; 0 for a file.
+func repinsOf(s keyspace.Scanner) int64 {
+	if live, ok := s.(interface{ Stats() keyspace.LiveStats }); ok {
+		return live.Stats().Repins
+	}
+	return 0
 }
 
 const progressEvery = 4096

@@ -132,7 +132,7 @@ func TestTake(t *testing.T) {
 				t.Errorf("finding %s: something is missing: %+v", f.ID, f)
 			}
 		}
-		for _, id := range []string{"object-near-limit configmaps", "large-objects configmaps", "finished-without-ttl jobs.batch",
+		for _, id := range []string{"object-near-limit configmaps", "large-objects configmaps", "finished-without-ttl jobs.batch", "finished-past-history jobs.batch",
 			"events-without-lease events", "unencrypted-secrets secrets", "outside-kubernetes other"} {
 			if _, ok := ids[id]; !ok {
 				t.Errorf("no finding %q in %v", id, got.Findings)
@@ -144,8 +144,11 @@ func TestTake(t *testing.T) {
 		if f := ids["unencrypted-secrets secrets"]; f.Value != 1 {
 			t.Errorf("unencrypted secrets: got %v, want 1", f.Value)
 		}
-		if f := ids["finished-without-ttl jobs.batch"]; f.Value < 3800 || f.Value > 4200 {
-			t.Errorf("finished Jobs without a TTL: got %v, want about 4,070", f.Value)
+		if f := ids["finished-without-ttl jobs.batch"]; f.Value < 1050 || f.Value > 1400 {
+			t.Errorf("finished Jobs without a TTL: got %v, want about 1,227", f.Value)
+		}
+		if f := ids["finished-past-history jobs.batch"]; f.Value < 2650 || f.Value > 3050 {
+			t.Errorf("finished Jobs of CronJobs: got %v, want about 2,860", f.Value)
 		}
 		if s := got.Stems[0]; s.Resource != "jobs" || s.Namespace != "batch-prod" || s.Stem != "nightly-sync-…" || s.Keys != 2840 {
 			t.Errorf("the first stem: got %+v, want the 2,840 nightly-sync Jobs", s)

@@ -57,13 +57,17 @@ type Thresholds struct {
 	DeploymentsPerNamespace int64 `yaml:"deploymentsPerNamespace" doc:"Deployments in a namespace, by Kubernetes' scalability thresholds."`
 	// FinishedWithoutTTL: finished Jobs that nothing will ever delete.
 	FinishedWithoutTTL int64 `yaml:"finishedWithoutTTL" doc:"Finished Jobs or Workflows without a TTL."`
+	// FinishedPerCron: by default a CronJob keeps 3 successful and 1 failed; this leaves room for higher limits.
+	FinishedPerCron int64 `yaml:"finishedPerCron" doc:"Finished Jobs or Workflows for each CronJob or CronWorkflow from which history limits do not seem to hold. 0: never."`
 	// Secrets: whole-cluster watchers (ingress and certificate controllers) hold all of them in memory.
 	Secrets int64 `yaml:"secrets" doc:"Secrets that every whole-cluster watcher has to hold."`
 	// EventsWithoutLease: those never expire. A few are written by hand or by restores.
 	EventsWithoutLease int64 `yaml:"eventsWithoutLease" doc:"Events without a lease, which never expire."`
 	// EventTTL is kube-apiserver's default of --event-ttl.
-	EventTTL       time.Duration `yaml:"eventTTL" doc:"The API server's --event-ttl."`
+	EventTTL       time.Duration `yaml:"eventTTL" doc:"The API server's --event-ttl. 0: no event is past it."`
 	EventTTLFactor float64       `yaml:"eventTTLFactor" doc:"Times eventTTL from which an event is far past it."`
+	// EventsPastTTL: a change of etcd's leader gives every lease its time anew, so that a few outlive it in any cluster.
+	EventsPastTTL float64 `yaml:"eventsPastTTL" doc:"Share of the events that may be far past eventTTL, 0 to 1."`
 	// UnencryptedSecrets: one is enough to be read from a backup.
 	UnencryptedSecrets int64 `yaml:"unencryptedSecrets" doc:"Secrets that are not encrypted at rest."`
 	// OutsideKeys: other programs in the control plane's etcd share its quota and its latency.
@@ -83,7 +87,8 @@ func DefaultThresholds() Thresholds {
 		NamespaceShare: 0.5, NamespaceKeys: 5000,
 		Nodes: 5000, Namespaces: 10_000, Pods: 150_000, Services: 10_000,
 		PodsPerNamespace: 3000, ServicesPerNamespace: 5000, DeploymentsPerNamespace: 2000,
-		FinishedWithoutTTL: 100, Secrets: 100_000, EventsWithoutLease: 10, EventTTL: time.Hour, EventTTLFactor: 4,
+		FinishedWithoutTTL: 100, FinishedPerCron: 20, Secrets: 100_000,
+		EventsWithoutLease: 10, EventTTL: time.Hour, EventTTLFactor: 4, EventsPastTTL: 0.05,
 		UnencryptedSecrets: 1, OutsideKeys: 1,
 	}
 }
@@ -118,6 +123,9 @@ func (c Config) Validate() error {
 	}
 	if th.EventTTL < 0 || th.EventTTLFactor < 1 {
 		bad("thresholds: eventTTL: want 0 or more; eventTTLFactor: want 1 or more")
+	}
+	if th.EventsPastTTL < 0 || th.EventsPastTTL > 1 {
+		bad("thresholds.eventsPastTTL: want 0 to 1, got %v", th.EventsPastTTL)
 	}
 	return errors.Join(errs...)
 }

@@ -2,12 +2,14 @@ package census
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 )
 
-// Diff is what changed from one census to another.
+// Diff is what changed from one census to another. Its times are those that the censuses are of, whenever their files
+// were read.
 type Diff struct {
 	From          time.Time      `json:"from"`
 	To            time.Time      `json:"to"`
@@ -18,6 +20,8 @@ type Diff struct {
 	Resources     []ResourceDiff `json:"resources"` // by growth in bytes, the largest first
 	NewFindings   []Finding      `json:"newFindings"`
 	EndedFindings []Finding      `json:"endedFindings"`
+	// Notes say why the numbers may not be growth: the censuses are of different keys, or of different clusters.
+	Notes []string `json:"notes"`
 }
 
 // Change is a number before and after.
@@ -41,7 +45,8 @@ func change(before, after int64) Change { return Change{before, after, after - b
 
 // Compare tells what grew from a to b.
 func Compare(a, b *Census) Diff {
-	d := Diff{From: a.Taken, To: b.Taken, Seconds: b.Taken.Sub(a.Taken).Seconds(), Keys: change(a.Keys, b.Keys),
+	from, to := a.time(), b.time()
+	d := Diff{From: from, To: to, Seconds: to.Sub(from).Seconds(), Notes: notes(a, b), Keys: change(a.Keys, b.Keys),
 		Bytes: change(a.Bytes, b.Bytes), Revisions: b.Revision - a.Revision, Resources: []ResourceDiff{}}
 	before := map[resourceName]Resource{}
 	for _, r := range a.Resources {
@@ -70,11 +75,45 @@ func Compare(a, b *Census) Diff {
 	return d
 }
 
-// without is the findings of a kind and resource that others do not have.
+// time is what the census is of. Where that is not said, it is when it was taken.
+func (c *Census) time() time.Time {
+	if c.AsOf.IsZero() {
+		return c.Taken
+	}
+	return c.AsOf
+}
+
+func notes(a, b *Census) []string {
+	out := []string{}
+	if a.Scope != b.Scope {
+		out = append(out, fmt.Sprintf("The first census is of %s and the second of %s: what only one of them could read is no growth.", scope(a), scope(b)))
+	}
+	if a.Prefix != b.Prefix && a.Prefix != "" && b.Prefix != "" {
+		out = append(out, fmt.Sprintf("The API server's prefix was %s and then %s: what one census calls a resource is other to the second.", a.Prefix, b.Prefix))
+	}
+	if earlier, later := a, b; a.time() != b.time() {
+		if b.time().Before(a.time()) {
+			earlier, later = b, a
+		}
+		if later.Revision < earlier.Revision {
+			out = append(out, "The later census has the lower revision: it is of another cluster, or of one that was restored.")
+		}
+	}
+	return out
+}
+
+func scope(c *Census) string {
+	if c.Scope == "" {
+		return "all keys"
+	}
+	return "those under " + c.Scope
+}
+
+// without is the findings on a resource, and on a subject in it, that others do not have.
 func without(findings, others []Finding) []Finding {
 	out := []Finding{}
 	for _, f := range findings {
-		if !slices.ContainsFunc(others, func(o Finding) bool { return o.ID == f.ID && o.Resource == f.Resource }) {
+		if !slices.ContainsFunc(others, func(o Finding) bool { return o.ID == f.ID && o.Resource == f.Resource && o.Subject == f.Subject }) {
 			out = append(out, f)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
@@ -40,9 +39,10 @@ func findings(c *Census, t *tally, o Options) []Finding {
 	return f.out
 }
 
-func (f *finder) add(id, severity, resource string, value, threshold float64, advice, format string, args ...any) {
-	f.out = append(f.out, Finding{ID: id, Severity: severity, Resource: resource, Message: fmt.Sprintf(format, args...),
-		Value: value, Threshold: threshold, Advice: advice})
+// add takes a finding that lacks its message.
+func (f *finder) add(finding Finding, format string, args ...any) {
+	finding.Message = fmt.Sprintf(format, args...)
+	f.out = append(f.out, finding)
 }
 
 func (f *finder) resource(group, name string) (row Resource, tally *resource) {
@@ -65,19 +65,19 @@ func human(n int64) string { return bytesize.Bytes(n).Human() }
 
 func (f *finder) sizes() {
 	near := int64(f.th.NearLimit * float64(f.th.ObjectLimit))
-	for i, o := range f.c.Largest {
+	for i, o := range f.t.largest.sorted() {
 		if o.Bytes < near || i == maxNearLimit {
 			break
 		}
-		f.add("object-near-limit", Critical, o.ResourceName(), float64(o.Bytes), float64(near),
-			"Split the object or move its data elsewhere before the next update is refused.",
+		f.add(Finding{ID: "object-near-limit", Severity: Critical, Resource: o.ResourceName(), Subject: nameOf(o), Value: float64(o.Bytes), Threshold: float64(near),
+			Advice: "Split the object or move its data elsewhere before the next update is refused."},
 			"%s %s has %s and etcd refuses requests above %s: an update that makes it larger fails.",
 			o.ResourceName(), nameOf(o), human(o.Bytes), human(int64(f.th.ObjectLimit)))
 	}
 	for _, r := range f.c.Resources {
 		if t := f.t.resources[resourceName{r.Group, r.Resource}]; t != nil && t.large > 0 {
-			f.add("large-objects", Warning, r.Name(), float64(t.large), float64(f.th.LargeObject),
-				"See the list of largest objects. Keep blobs out of etcd: an object store, an image, a volume.",
+			f.add(Finding{ID: "large-objects", Severity: Warning, Resource: r.Name(), Value: float64(t.large), Threshold: 1,
+				Advice: "See the list of largest objects. Keep blobs out of etcd: an object store, an image, a volume."},
 				"%s of %s of %s or more, the largest %s: each update writes and sends all of it, and history keeps every copy until compaction.",
 				count(t.large, "object"), r.Name(), human(int64(f.th.LargeObject)), human(r.LargestBytes))
 		}
@@ -100,8 +100,8 @@ func (f *finder) counts() {
 		limit           int64
 	}{{"", "nodes", f.th.Nodes}, {"", "namespaces", f.th.Namespaces}, {"", "pods", f.th.Pods}, {"", "services", f.th.Services}} {
 		if r, _ := f.resource(c.group, c.resource); c.limit > 0 && r.Keys > c.limit {
-			f.add("over-threshold", Warning, r.Name(), float64(r.Keys), float64(c.limit),
-				"Plan for a second cluster, or prove that yours holds its service levels above the threshold.",
+			f.add(Finding{ID: "over-threshold", Severity: Warning, Resource: r.Name(), Value: float64(r.Keys), Threshold: float64(c.limit),
+				Advice: "Plan for a second cluster, or prove that yours holds its service levels above the threshold."},
 				"%d %s are more than the %d up to which Kubernetes is tested to keep its service levels.", r.Keys, r.Name(), c.limit)
 		}
 	}
@@ -120,8 +120,8 @@ func (f *finder) counts() {
 			message = fmt.Sprintf("%d namespaces have more %s than the %d a namespace up to which Kubernetes is tested, most of all %s with %d.",
 				len(over), name, c.limit, Printable(over[0].name), over[0].keys)
 		}
-		f.add("over-threshold", Warning, name, float64(over[0].keys), float64(c.limit),
-			"Spread the workload over more namespaces: controllers work through a namespace at a time.", "%s", message)
+		f.add(Finding{ID: "over-threshold", Severity: Warning, Resource: name, Subject: Printable(over[0].name), Value: float64(over[0].keys), Threshold: float64(c.limit),
+			Advice: "Spread the workload over more namespaces: controllers work through a namespace at a time."}, "%s", message)
 	}
 }
 
@@ -137,46 +137,66 @@ func most(cells []*cell, pass func(*cell) bool) (out []*cell) {
 }
 
 func (f *finder) finished() {
-	for _, k := range []struct{ group, resource, setting string }{
-		{"batch", "jobs", "Set spec.ttlSecondsAfterFinished, or the history limits of the CronJob; clear the backlog with 'etcdkeeper clean plan'."},
-		{"argoproj.io", "workflows", "Set spec.ttlStrategy, or a default one in the controller's workflowDefaults; clear the backlog with 'etcdkeeper clean plan'."},
+	for _, k := range []struct{ group, resource, cron, crons, setting, limits string }{
+		{"batch", "jobs", "cronjobs", "CronJob",
+			"Set spec.ttlSecondsAfterFinished; clear the backlog with 'etcdkeeper clean plan'.",
+			"Look at the CronJobs' successfulJobsHistoryLimit and failedJobsHistoryLimit, and at the log of kube-controller-manager; 'etcdkeeper clean plan' tells which CronJobs are gone."},
+		{"argoproj.io", "workflows", "cronworkflows", "CronWorkflow",
+			"Set spec.ttlStrategy, or a default one in the controller's workflowDefaults; clear the backlog with 'etcdkeeper clean plan'.",
+			"Look at the CronWorkflows' successfulJobsHistoryLimit and failedJobsHistoryLimit, and at the log of the workflow controller; 'etcdkeeper clean plan' clears the backlog."},
 	} {
 		r, t := f.resource(k.group, k.resource)
-		n := t.samples.scale(t.samples.noTTL, t.keys)
-		if n >= max(1, f.th.FinishedWithoutTTL) {
-			f.add("finished-without-ttl", Warning, r.Name(), float64(n), float64(f.th.FinishedWithoutTTL), k.setting,
-				"About %d of %d %s are finished and have no TTL: nothing will delete them, and every list of them grows (estimated from %d values).",
-				n, r.Keys, r.Name(), r.Sampled)
+		if n := t.samples.scale(t.samples.noTTL, t.keys); n >= max(1, f.th.FinishedWithoutTTL) {
+			f.add(Finding{ID: "finished-without-ttl", Severity: Warning, Resource: r.Name(), Value: float64(n), Threshold: float64(f.th.FinishedWithoutTTL), Advice: k.setting},
+				"About %d of %d %s are finished, have no TTL and belong to no %s: nothing will delete them, and every list of them grows (estimated from %d values).",
+				n, r.Keys, r.Name(), k.crons, r.Sampled)
 		}
+		crons, _ := f.resource(k.group, k.cron)
+		limit := max(1, f.th.FinishedWithoutTTL, f.th.FinishedPerCron*crons.Keys)
+		n := t.samples.scale(t.samples.ofCron, t.keys)
+		if f.th.FinishedPerCron <= 0 || n < limit {
+			continue
+		}
+		severity, where := Warning, fmt.Sprintf("there are %d", crons.Keys)
+		if crons.Keys == 0 {
+			severity, where = Info, "none is stored here" // they may be in another etcd
+		}
+		f.add(Finding{ID: "finished-past-history", Severity: severity, Resource: r.Name(), Value: float64(n), Threshold: float64(limit), Advice: k.limits},
+			"About %d of %d %s are finished and belong to a %s, of which %s: more than history limits leave, so these are high, the owners are gone, or nothing acts on them (estimated from %d values).",
+			n, r.Keys, r.Name(), k.crons, where, r.Sampled)
 	}
 }
 
 func (f *finder) events() {
 	r, t := f.resource("", "events")
 	if n := r.Keys - r.Leased; n >= max(1, f.th.EventsWithoutLease) {
-		f.add("events-without-lease", Warning, r.Name(), float64(n), float64(f.th.EventsWithoutLease),
-			"Check --event-ttl (0 means never) and delete them: no controller will.",
+		f.add(Finding{ID: "events-without-lease", Severity: Warning, Resource: r.Name(), Value: float64(n), Threshold: float64(f.th.EventsWithoutLease),
+			Advice: "Check --event-ttl (0 means never) and delete them: no controller will."},
 			"%d of %d events have no lease: they never expire.", n, r.Keys)
 	}
-	n := t.samples.scale(t.samples.overdue, t.keys)
-	if limit := float64(t.samples.eventTTL); n > 0 && float64(n) > 0.05*float64(r.Keys) {
-		f.add("events-past-ttl", Warning, r.Name(), float64(n), limit,
-			"Check --event-ttl, and whether the leader changes more often than it: each change gives every lease its time anew.",
+	if f.th.EventTTL <= 0 {
+		return
+	}
+	old := int64(f.th.EventTTL.Seconds() * f.th.EventTTLFactor)
+	n := t.samples.scale(t.samples.createdBefore(f.c.AsOf.Unix()-old), t.keys)
+	if limit := f.th.EventsPastTTL * float64(r.Keys); n > 0 && float64(n) > limit {
+		f.add(Finding{ID: "events-past-ttl", Severity: Warning, Resource: r.Name(), Value: float64(n), Threshold: limit,
+			Advice: "Check --event-ttl, and whether the leader changes more often than it: each change gives every lease its time anew."},
 			"About %d of %d events are older than %.0f hours although they should live for %s (estimated from %d values).",
-			n, r.Keys, limit/3600, f.th.EventTTL, r.Sampled)
+			n, r.Keys, float64(old)/3600, f.th.EventTTL, r.Sampled)
 	}
 }
 
 func (f *finder) secrets() {
 	r, _ := f.resource("", "secrets")
 	if n := r.Keys - r.Encrypted; n >= max(1, f.th.UnencryptedSecrets) {
-		f.add("unencrypted-secrets", Warning, r.Name(), float64(n), float64(f.th.UnencryptedSecrets),
-			"Switch encryption at rest on (--encryption-provider-config) and write all Secrets once; protect backups until then.",
+		f.add(Finding{ID: "unencrypted-secrets", Severity: Warning, Resource: r.Name(), Value: float64(n), Threshold: float64(f.th.UnencryptedSecrets),
+			Advice: "Switch encryption at rest on (--encryption-provider-config) and write all Secrets once; protect backups until then."},
 			"%d of %d Secrets are not encrypted: who holds a snapshot or a disk can read them.", n, r.Keys)
 	}
 	if f.th.Secrets > 0 && r.Keys >= f.th.Secrets {
-		f.add("many-secrets", Warning, r.Name(), float64(r.Keys), float64(f.th.Secrets),
-			"Find who makes them in the list of stems and managers (Helm releases, tokens) and limit their history.",
+		f.add(Finding{ID: "many-secrets", Severity: Warning, Resource: r.Name(), Value: float64(r.Keys), Threshold: float64(f.th.Secrets),
+			Advice: "Find who makes them in the list of stems and managers (Helm releases, tokens) and limit their history."},
 			"%d Secrets of %s: each controller that watches Secrets of the whole cluster holds all of them in memory.", r.Keys, human(r.Bytes))
 	}
 }
@@ -195,8 +215,8 @@ func (f *finder) namespaces() {
 			if cell.name == "" || cell.keys < max(1, f.th.NamespaceKeys) || share < f.th.NamespaceShare || r.Resource == "leases" && cell.name == nodeLeases {
 				continue
 			}
-			f.add("one-namespace", Warning, r.Name(), share, f.th.NamespaceShare,
-				"See its stems and managers for what makes them; a ResourceQuota with count/"+r.Name()+" bounds it.",
+			f.add(Finding{ID: "one-namespace", Severity: Warning, Resource: r.Name(), Subject: Printable(cell.name), Value: share, Threshold: f.th.NamespaceShare,
+				Advice: "See its stems and managers for what makes them; a ResourceQuota with count/" + r.Name() + " bounds it."},
 				"Namespace %s holds %d of %d %s (%.0f %%).", Printable(cell.name), cell.keys, r.Keys, r.Name(), 100*share)
 		}
 	}
@@ -210,21 +230,28 @@ const ownDir = "etcdkeeper"
 
 func (f *finder) outside() {
 	_, t := f.resource("", keyspace.Other)
-	own, _, _ := strings.Cut(strings.Trim(f.t.layout.Prefix(), "/"), "/")
-	programs := most(t.cells, func(c *cell) bool {
-		// Below its own prefix the API server has one key that is no object, by which it asks whether etcd is well.
-		return c.name != ownDir && c.keys >= max(1, f.th.OutsideKeys) && (c.name != own || c.keys > 1)
-	})
+	var programs []*cell
+	var own figures
+	for _, c := range t.cells {
+		own.add(c.under)
+		if rest := c.keys - c.under.keys; c.name != ownDir && rest >= max(1, f.th.OutsideKeys) {
+			programs = append(programs, &cell{name: c.name, figures: figures{keys: rest, bytes: c.bytes - c.under.bytes}})
+		}
+	}
+	programs = most(programs, func(*cell) bool { return true })
 	const advice = "Give other programs an etcd of their own; if these are Kubernetes' under another prefix, give --prefix."
-	add := func(keys int64, format string, args ...any) {
-		f.add("outside-kubernetes", Info, keyspace.Other, float64(keys), float64(f.th.OutsideKeys), advice, format, args...)
+	add := func(subject string, keys int64, format string, args ...any) {
+		f.add(Finding{ID: "outside-kubernetes", Severity: Info, Resource: keyspace.Other, Subject: subject, Value: float64(keys), Threshold: float64(f.th.OutsideKeys),
+			Advice: advice}, format, args...)
+	}
+	// Below its own prefix the API server has one key that is no object, by which it asks whether etcd is well.
+	if own.keys > 1 && own.keys >= f.th.OutsideKeys {
+		prefix := f.t.layout.Prefix()
+		add(prefix, own.keys, "%s of %s under the API server's own prefix %q are laid out as no object is.", count(own.keys, "key"), human(own.bytes), prefix)
 	}
 	for _, c := range programs[:min(maxPrograms, len(programs))] {
-		if c.name == own {
-			add(c.keys, "%s of %s under the API server's own prefix %q are laid out as no object is.", count(c.keys, "key"), human(c.bytes), f.t.layout.Prefix())
-			continue
-		}
-		add(c.keys, "%s of %s under %q are not Kubernetes' own: they share its quota and its latency.", count(c.keys, "key"), human(c.bytes), Printable(c.name))
+		name := Printable(c.name)
+		add(name, c.keys, "%s of %s under %q are not Kubernetes' own: they share its quota and its latency.", count(c.keys, "key"), human(c.bytes), name)
 	}
 	if len(programs) <= maxPrograms {
 		return
@@ -233,7 +260,7 @@ func (f *finder) outside() {
 	for _, c := range programs[maxPrograms:] {
 		keys, bytes = keys+c.keys, bytes+c.bytes
 	}
-	add(keys, "%s of %s under %d further first elements of a path are not Kubernetes' own.", count(keys, "key"), human(bytes), len(programs)-maxPrograms)
+	add("", keys, "%s of %s under %d further first elements of a path are not Kubernetes' own.", count(keys, "key"), human(bytes), len(programs)-maxPrograms)
 }
 
 // maxPrograms bounds the findings on keys of other programs, of which a keyspace without any Kubernetes has thousands.

@@ -7,97 +7,112 @@ import (
 	"time"
 )
 
-// Windows of Activity.
-var windows = []time.Duration{time.Hour, 24 * time.Hour, 7 * 24 * time.Hour, 30 * 24 * time.Hour}
-
-// result turns the tally into rows.
-func (t *tally) result(file bool) *Census {
-	c := &Census{Keys: t.keys, Bytes: t.bytes, Folded: t.folded, NamespaceCount: int64(len(t.namespaces)),
-		StemsApproximate: t.stems.pruned, Resources: []Resource{}, Namespaces: []Namespace{}}
-	edges := t.edges()
+// result turns the tally into rows, of which times are told from asOf.
+func (t *tally) result(file bool, asOf time.Time) *Census {
+	c := &Census{Keys: t.keys, Bytes: t.bytes, StemsApproximate: t.stems.pruned, Resources: []Resource{}, Namespaces: []Namespace{}}
+	limits := t.clock.limits(asOf.Unix())
 	for _, r := range t.resources {
 		if r.keys == 0 && r.historyKeys == 0 && r.tombs == 0 {
 			continue
 		}
-		c.Resources = append(c.Resources, t.row(r, file, edges))
+		if r.rest != nil {
+			c.Folded += r.rest.keys
+		}
+		c.Resources = append(c.Resources, t.row(r, file, limits))
 	}
 	slices.SortFunc(c.Resources, func(a, b Resource) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(b.Keys, a.Keys), strings.Compare(a.Name(), b.Name()))
 	})
-	for _, ns := range t.namespaces {
-		if ns.keys > 0 {
-			c.Namespaces = append(c.Namespaces, Namespace{Namespace: Printable(ns.name), Keys: ns.keys, Bytes: ns.bytes, Resource: ns.of})
-		}
-	}
-	slices.SortFunc(c.Namespaces, func(a, b Namespace) int {
-		return cmp.Or(cmp.Compare(b.Keys, a.Keys), cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.Namespace, b.Namespace))
-	})
-	c.Namespaces = c.Namespaces[:min(t.top, len(c.Namespaces))]
+	c.Namespaces, c.NamespaceCount = t.namespaceRows(limits)
 	c.Largest = t.largest.sorted()
+	c.Largest = c.Largest[:min(t.top, len(c.Largest))]
 	c.Stems = t.stems.top(t.top)
 	return c
 }
 
-func (t *tally) row(r *resource, file bool, edges []int) Resource {
-	row := Resource{Group: Printable(r.group), Resource: Printable(r.resource), Keys: r.keys, Bytes: r.bytes, ValueBytes: r.valueBytes,
-		LargestBytes: r.largest, Versions: r.versions, Leased: r.leased, Encrypted: r.encrypted,
-		Namespaces: []Share{}, Managers: r.samples.topManagers(t.top, r.keys), Sampled: r.samples.sampled, Providers: r.providers,
-		Activity: []Activity{}}
-	if r.keys > 0 {
-		row.MeanBytes = r.bytes / r.keys
-	}
-	if t.bytes > 0 {
-		row.Share = float64(r.bytes) / float64(t.bytes)
-	}
+func (t *tally) row(r *resource, file bool, limits []float64) Resource {
+	row := Resource{Group: Printable(r.group), Resource: Printable(r.resource), Namespaces: []Share{}, ValueBytes: r.valueBytes,
+		Managers: r.samples.topManagers(t.top, r.keys), Sampled: r.samples.sampled, Providers: r.providers}
 	if file {
 		row.HistoryKeys, row.HistoryBytes, row.Tombstones = &r.historyKeys, &r.historyBytes, &r.tombs
 	}
+	sum, times := figures{}, newHistogram(t.clock.revision)
+	if r.rest != nil {
+		sum.add(r.rest.figures)
+	}
+	times.add(r.times)
+	var shown []*cell
 	for _, c := range r.cells {
-		if c.keys > 0 {
-			row.NamespaceCount++
-			row.Namespaces = append(row.Namespaces, Share{Namespace: Printable(c.name), Keys: c.keys, Bytes: c.bytes})
+		if c.keys == 0 {
+			continue // only history
 		}
-		if c.ns != nil {
-			c.ns.keys += c.keys
-			c.ns.bytes += c.bytes
-			if c.bytes > c.ns.most {
-				c.ns.most, c.ns.of = c.bytes, row.Name()
-			}
+		shown = append(shown, c)
+		sum.add(c.figures)
+		if !c.shared {
+			times.add(c.times)
+		}
+		if c.ns == nil {
+			continue
+		}
+		c.ns.figures.add(c.figures)
+		if c.bytes > c.ns.most {
+			c.ns.most, c.ns.of = c.bytes, row.Name()
 		}
 	}
-	slices.SortFunc(row.Namespaces, func(a, b Share) int {
-		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.Namespace, b.Namespace))
-	})
-	row.Namespaces = row.Namespaces[:min(t.top, len(row.Namespaces))]
-	for i, edge := range edges {
-		a := Activity{WithinSeconds: windows[i].Seconds()}
-		for b := range edge {
-			a.Created += int64(r.created[b])
-			a.LastWritten += int64(r.written[b])
+	row.NamespaceCount = int64(len(shown))
+	slices.SortFunc(shown, func(a, b *cell) int { return cmp.Or(cmp.Compare(b.bytes, a.bytes), strings.Compare(a.name, b.name)) })
+	for _, c := range shown[:min(t.top, len(shown))] {
+		s := Share{Namespace: Printable(c.name), Keys: c.keys, Bytes: c.bytes, MeanBytes: c.mean(), LargestBytes: c.largest, Share: t.part(c.bytes),
+			Versions: c.versions, Leased: c.leased, Encrypted: c.encrypted, Activity: []Activity{}}
+		if !c.shared {
+			s.Activity = c.times.activity(limits, t.clock.revision)
 		}
-		row.Activity = append(row.Activity, a)
+		row.Namespaces = append(row.Namespaces, s)
 	}
+	row.Keys, row.Bytes, row.MeanBytes, row.LargestBytes, row.Share = sum.keys, sum.bytes, sum.mean(), sum.largest, t.part(sum.bytes)
+	row.Versions, row.Leased, row.Encrypted = sum.versions, sum.leased, sum.encrypted
+	row.Activity = times.activity(limits, t.clock.revision)
 	return row
 }
 
-// edges finds for each window the age, in buckets of revisions, behind which it ends. An object cannot be created
-// after the time of its revision, so the latest creation timestamp up to a revision is the best guess of its time.
-// Without any timestamp there are none.
-func (t *tally) edges() []int {
-	latest := int64(0)
-	reached := t.times
-	for b := ageBuckets - 1; b >= 0; b-- {
-		latest = max(latest, reached[b])
-		reached[b] = latest
-	}
-	if latest == 0 {
-		return nil
-	}
-	edges := make([]int, len(windows))
-	for i, w := range windows {
-		for edges[i] < ageBuckets && reached[edges[i]] >= t.now-int64(w.Seconds()) {
-			edges[i]++
+// part is the share of all bytes, 0 to 1.
+func (t *tally) part(bytes int64) float64 { return float64(bytes) / float64(max(1, t.bytes)) }
+
+// namespaceRows are the namespaces with most keys, and how many have any. It is called when each resource has its row.
+func (t *tally) namespaceRows(limits []float64) ([]Namespace, int64) {
+	var shown []*namespace
+	for _, ns := range t.namespaces {
+		if ns.keys > 0 {
+			shown = append(shown, ns)
 		}
 	}
-	return edges
+	count := int64(len(shown))
+	slices.SortFunc(shown, func(a, b *namespace) int {
+		return cmp.Or(cmp.Compare(b.keys, a.keys), cmp.Compare(b.bytes, a.bytes), strings.Compare(a.name, b.name))
+	})
+	shown = shown[:min(t.top, len(shown))]
+	for _, ns := range shown {
+		ns.times = newHistogram(t.clock.revision)
+	}
+	for _, r := range t.resources {
+		for _, c := range r.cells {
+			switch {
+			case c.ns == nil || c.ns.times == nil || c.keys == 0:
+			case c.shared:
+				c.ns.blind = true
+			default:
+				c.ns.times.add(c.times)
+			}
+		}
+	}
+	out := []Namespace{}
+	for _, ns := range shown {
+		row := Namespace{Namespace: Printable(ns.name), Keys: ns.keys, Bytes: ns.bytes, MeanBytes: ns.mean(), LargestBytes: ns.largest,
+			Share: t.part(ns.bytes), Versions: ns.versions, Leased: ns.leased, Encrypted: ns.encrypted, Resource: ns.of, Activity: []Activity{}}
+		if !ns.blind {
+			row.Activity = ns.times.activity(limits, t.clock.revision)
+		}
+		out = append(out, row)
+	}
+	return out, count
 }

@@ -22,14 +22,13 @@ const (
 type sampler struct {
 	next, last, sampled int64
 	managers            map[string]*int64
-	finished, noTTL     int64 // Jobs and Workflows
-	overdue             int64 // events
-	eventTTL            int64 // seconds, with the margin
+	noTTL               int64    // finished Jobs and Workflows that nobody deletes
+	ofCron              int64    // those whose CronJob or CronWorkflow should
+	events              []sample // of events alone
 }
 
-func (s *sampler) limits(th Thresholds) {
-	s.eventTTL = int64(th.EventTTL.Seconds() * th.EventTTLFactor)
-}
+// sample is a key that was looked into, for as many as it stands for.
+type sample struct{ created, weight int64 }
 
 // due is how many keys the value of key number n stands for, 0 where it is not to be looked into.
 func (s *sampler) due(n int64) int64 {
@@ -45,16 +44,18 @@ func (s *sampler) due(n int64) int64 {
 	return weight
 }
 
-// take looks into a value and gives its creation timestamp, 0 where that is not known.
-func (s *sampler) take(value []byte, weight int64, name resourceName, now int64) (created int64) {
+// take looks into a value and gives the time of its creation, and the latest write that its managedFields tell of; 0
+// where that is not known.
+func (s *sampler) take(value []byte, weight int64, name resourceName) (created, written int64) {
 	m, err := keyspace.ReadMeta(value)
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	s.sampled++
 	seen := [8]string{}
 	n := 0
 	for manager := range m.Managers() {
+		written = max(written, manager.Time)
 		if len(manager.Name) == 0 || slices.Contains(seen[:n], string(manager.Name)) {
 			continue
 		}
@@ -77,26 +78,41 @@ func (s *sampler) take(value []byte, weight int64, name resourceName, now int64)
 	}
 	switch name {
 	case resourceName{"batch", "jobs"}:
-		s.finish(jobFinished(value, m.Body))(weight)
+		if finished, ttl := jobFinished(value, m.Body); finished && !ttl {
+			s.finish(&m, "CronJob", weight)
+		}
 	case resourceName{"argoproj.io", "workflows"}:
-		s.finish(workflowFinished(value))(weight)
+		if finished, ttl := workflowFinished(value); finished && !ttl {
+			s.finish(&m, "CronWorkflow", weight)
+		}
 	case resourceName{"", "events"}:
-		if m.Created > 0 && now-m.Created > s.eventTTL {
-			s.overdue += weight
+		if m.Created > 0 {
+			s.events = append(s.events, sample{m.Created, weight})
 		}
 	}
-	return m.Created
+	return m.Created, written
 }
 
-func (s *sampler) finish(finished, ttl bool) func(int64) {
-	return func(weight int64) {
-		if finished {
-			s.finished += weight
-			if !ttl {
-				s.noTTL += weight
-			}
+// finish counts what is finished and has no TTL. What a controller of the kind cron has made is deleted by that
+// controller, which keeps a few of the last.
+func (s *sampler) finish(m *keyspace.Meta, cron string, weight int64) {
+	for o := range m.Owners() {
+		if o.Controller && string(o.Kind) == cron {
+			s.ofCron += weight
+			return
 		}
 	}
+	s.noTTL += weight
+}
+
+// createdBefore is how many of the sampled events were, before scaling.
+func (s *sampler) createdBefore(at int64) (n int64) {
+	for _, e := range s.events {
+		if e.created < at {
+			n += e.weight
+		}
+	}
+	return n
 }
 
 // scale makes an estimate for all keys of what was counted up to the last sample.

@@ -81,7 +81,7 @@ type stems struct {
 
 type stemKey struct {
 	cell *cell
-	stem string
+	stem string // with what divides it from the generated part
 }
 
 type stemCount struct{ keys, bytes int64 }
@@ -93,6 +93,7 @@ func (s *stems) add(c *cell, name []byte, size int64) {
 	if len(stem) == len(name) || c.folded {
 		return
 	}
+	stem = name[:len(stem)+1] // with what divides it from the generated part
 	if s.cell != c || !bytes.Equal(stem, s.last) {
 		// The map is asked without making a string of the stem.
 		count := s.table[stemKey{c, string(stem)}]
@@ -131,7 +132,7 @@ func (s *stems) top(n int) []Stem {
 	for k, c := range s.table {
 		if c.keys > 1 {
 			out = append(out, Stem{Group: k.cell.res.group, Resource: k.cell.res.resource, Namespace: Printable(k.cell.name),
-				Stem: Printable(k.stem) + "-…", Keys: c.keys, Bytes: c.bytes})
+				Stem: Printable(k.stem) + "…", Keys: c.keys, Bytes: c.bytes})
 		}
 	}
 	slices.SortFunc(out, func(a, b Stem) int {

@@ -3,86 +3,111 @@ package census
 import (
 	"bytes"
 	"container/heap"
-	"math/bits"
 	"slices"
 	"strconv"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
 )
 
-// Bounds of what is kept, so that memory does not grow with the keyspace. What does not fit is counted in its resource.
+// Bounds of what is kept, so that memory does not grow with the keyspace. What does not fit is counted in its resource,
+// or as "other" where there are too many of those.
 const (
 	maxResources  = 4000
 	maxCells      = 40_000 // of a resource in a namespace
 	maxDirs       = 3 * maxCells
 	maxNamespaces = 40_000
+	// maxHistograms is how many cells have activity of their own, at one to two kilobytes each.
+	maxHistograms = 6000
 )
 
 // tally adds up entries. Entries of one directory (a resource, or a resource in a namespace) mostly follow each other,
 // and where they do not, the directory is looked up in a map: keys are parsed once a directory.
 type tally struct {
-	layout   *keyspace.Layout
-	top      int
-	revision int64
-	now      int64
+	layout *keyspace.Layout
+	prefix []byte
+	large  int64 // size from which on an object is worth a finding
+	top    int
+	clock  clock
 
-	keys, bytes, folded          int64
+	keys, bytes                  int64
 	historyBytes, tombstoneBytes int64
 
 	resources  map[resourceName]*resource
 	namespaces map[string]*namespace
 	cells      map[string]*cell
 	made       int // cells
+	histograms int // of cells
 	lastDir    []byte
 	last       *cell
 	overflow   *resource
 
 	largest largestHeap
 	stems   stems
-	times   [ageBuckets]int64 // by age in revisions: the latest creation timestamp seen
 }
 
 type resourceName struct{ group, resource string }
 
+// figures are what is counted of current keys, wherever they are.
+type figures struct{ keys, bytes, largest, versions, leased, encrypted int64 }
+
+func (f *figures) add(o figures) {
+	f.keys += o.keys
+	f.bytes += o.bytes
+	f.largest = max(f.largest, o.largest)
+	f.versions += o.versions
+	f.leased += o.leased
+	f.encrypted += o.encrypted
+}
+
+func (f *figures) mean() int64 { return f.bytes / max(1, f.keys) }
+
+// namespace is added up from its cells.
 type namespace struct {
-	name        string
-	keys, bytes int64
-	most        int64  // bytes of the cell that has most
-	of          string // and its resource
+	name string
+	figures
+	most  int64  // bytes of the cell that has most
+	of    string // and its resource
+	times histogram
+	blind bool // a cell has no activity of its own
 }
 
 // cell is a resource in a namespace.
 type cell struct {
-	res         *resource
-	ns          *namespace // nil for what has none, or is folded
-	name        string
-	keys, bytes int64
-	folded      bool // made for one key, since there were too many
+	res  *resource
+	ns   *namespace // nil for what has none
+	name string
+	figures
+	times  histogram
+	shared bool // times is that of the resource
+	folded bool // it is for all keys of the resource that have no cell, since there were too many
+
+	under figures // of keys that are no objects, those below the API server's own prefix
 }
 
 type resource struct {
 	resourceName
-	keys, bytes, valueBytes, largest int64
-	versions, leased, encrypted      int64
+	keys, valueBytes                 int64
 	historyKeys, historyBytes, tombs int64
 	cells                            []*cell
-	created, written                 [ageBuckets]uint32
+	rest                             *cell     // what has no cell of its own; nil for nothing
+	times                            histogram // of cells that have none of their own; nil for none
 	samples                          sampler
 	providers                        []string
 	large                            int64 // keys of a size worth a finding
+	other                            bool  // its keys are no objects
 }
 
-func newTally(l *keyspace.Layout, o Options, revision int64) *tally {
-	t := &tally{layout: l, top: o.Top, revision: revision, now: o.Now.Unix(), resources: map[resourceName]*resource{},
-		namespaces: map[string]*namespace{}, cells: map[string]*cell{}}
+// newTally makes a tally of a keyspace at a revision. Nothing in it can be of a time behind latest.
+func newTally(l *keyspace.Layout, o Options, revision int64, latest time.Time) *tally {
+	t := &tally{layout: l, prefix: []byte(l.Prefix()), large: int64(o.Thresholds.LargeObject), top: o.Top,
+		resources: map[resourceName]*resource{}, namespaces: map[string]*namespace{}, cells: map[string]*cell{}}
+	t.clock.revision, t.clock.bound = revision, latest.Unix()
 	t.stems.init()
-	t.overflow = &resource{resourceName: resourceName{"", keyspace.Other}}
-	t.resources[t.overflow.resourceName] = t.overflow
-	t.overflow.samples.limits(o.Thresholds)
-	t.largest.n = o.Top
-	t.largest.thresholds = o.Thresholds
+	t.overflow = t.newResource(resourceName{"", keyspace.Other})
+	t.largest.n = max(o.Top, maxNearLimit)
 	return t
 }
 
@@ -103,33 +128,36 @@ func (t *tally) add(e *keyspace.Entry) {
 	}
 	t.keys++
 	t.bytes += size
+	r.keys++
+	r.valueBytes += int64(len(e.Value))
 	c.keys++
 	c.bytes += size
-	r.keys++
-	r.bytes += size
-	r.valueBytes += int64(len(e.Value))
-	r.versions += e.Version
+	c.versions += e.Version
 	if e.Lease != 0 {
-		r.leased++
+		c.leased++
 	}
-	if size > r.largest {
-		r.largest = size
+	if size > c.largest {
+		c.largest = size
 	}
-	if size >= int64(t.largest.thresholds.LargeObject) {
+	if size >= t.large {
 		r.large++
 	}
 	if len(e.Value) > 0 && e.Value[0] == 'k' {
 		if p := keyspace.EncryptionProvider(e.Value); p != nil {
-			r.encrypt(p)
+			c.encrypted++
+			r.provider(p)
 		}
 	}
-	created := age(t.revision, e.CreateRevision)
-	r.created[created]++
-	r.written[age(t.revision, e.ModRevision)]++
+	if r.other && bytes.HasPrefix(e.Key, t.prefix) {
+		c.under.keys++
+		c.under.bytes += size
+	}
+	c.times[age(t.clock.revision, max(0, e.CreateRevision))][created]++
+	c.times[age(t.clock.revision, max(0, e.ModRevision))][written]++
 	if n := r.samples.due(r.keys); n > 0 {
-		if at := r.samples.take(e.Value, n, r.resourceName, t.now); at > t.times[created] && at <= t.now {
-			t.times[created] = at
-		}
+		made, wrote := r.samples.take(e.Value, n, r.resourceName)
+		t.clock.saw(e.CreateRevision, made)
+		t.clock.saw(e.ModRevision, wrote)
 	}
 	if size > t.largest.floor {
 		t.largest.offer(t.object(e, c, nameAt, size))
@@ -170,26 +198,35 @@ func (t *tally) find(key []byte) (*cell, int) {
 	return c, p.NameAt
 }
 
+func (t *tally) newResource(name resourceName) *resource {
+	r := &resource{resourceName: name, other: name.resource == keyspace.Other}
+	t.resources[name] = r
+	return r
+}
+
+// newCell makes the cell of a key, or gives that of all keys that can have none.
 func (t *tally) newCell(p keyspace.Parts) *cell {
 	name := resourceName{string(p.Group), string(p.Resource)}
 	r := t.resources[name]
 	if r == nil {
-		if len(t.resources) < maxResources {
-			r = &resource{resourceName: name}
-			r.samples.limits(t.largest.thresholds)
-			t.resources[name] = r
-		} else {
-			r = t.overflow
+		if len(t.resources) >= maxResources {
+			return t.restOf(t.overflow)
 		}
+		r = t.newResource(name)
 	}
 	if t.made >= maxCells {
-		t.folded++
-		return &cell{res: r, folded: true}
+		return t.restOf(r)
 	}
 	t.made++
 	c := &cell{res: r, name: string(p.Namespace)}
+	if t.histograms < maxHistograms {
+		t.histograms++
+		c.times = newHistogram(t.clock.revision)
+	} else {
+		t.share(c)
+	}
 	r.cells = append(r.cells, c)
-	if len(p.Namespace) == 0 || name.resource == keyspace.Other {
+	if len(p.Namespace) == 0 || r.other {
 		return c
 	}
 	c.ns = t.namespaces[c.name]
@@ -200,21 +237,42 @@ func (t *tally) newCell(p keyspace.Parts) *cell {
 	return c
 }
 
-func (r *resource) encrypt(provider []byte) {
-	r.encrypted++
+func (t *tally) restOf(r *resource) *cell {
+	if r.rest == nil {
+		r.rest = &cell{res: r, folded: true}
+		t.share(r.rest)
+	}
+	return r.rest
+}
+
+// share has a cell count its activity in that of its resource.
+func (t *tally) share(c *cell) {
+	if c.res.times == nil {
+		c.res.times = newHistogram(t.clock.revision)
+	}
+	c.times, c.shared = c.res.times, true
+}
+
+// provider notes who encrypted a value.
+func (r *resource) provider(name []byte) {
 	for _, p := range r.providers {
-		if p == string(provider) {
+		if p == string(name) {
 			return
 		}
 	}
 	if len(r.providers) < 16 {
-		r.providers = append(r.providers, string(provider))
+		r.providers = append(r.providers, string(name))
 	}
 }
 
 func (t *tally) object(e *keyspace.Entry, c *cell, nameAt int, size int64) Object {
-	return Object{Group: c.res.group, Resource: c.res.resource, Namespace: Printable(c.name), Name: Printable(string(e.Key[nameAt:])),
+	o := Object{Group: Printable(c.res.group), Resource: Printable(c.res.resource), Namespace: Printable(c.name), Name: Printable(string(e.Key[nameAt:])),
 		Bytes: size, Version: e.Version, ModRevision: e.ModRevision}
+	if c.folded {
+		p := t.layout.Parts(e.Key)
+		o.Group, o.Resource, o.Namespace = Printable(string(p.Group)), Printable(string(p.Resource)), Printable(string(p.Namespace))
+	}
+	return o
 }
 
 // Printable is s, or s as a Go string without its quotes where it holds what cannot be printed: keys may be any bytes.
@@ -235,24 +293,10 @@ func Printable(s string) string {
 	return q[1 : len(q)-1]
 }
 
-// Ages of revisions are kept on a logarithmic scale: eight steps an octave, which is within 12 per cent.
-const (
-	ageSteps   = 8
-	ageBuckets = 44 * ageSteps // more revisions than an etcd makes in a thousand years at 500 a second
-)
-
-// age is the bucket of a revision. Bucket 0 is the newest.
-func age(now, revision int64) int {
-	n := uint64(max(0, now-revision)) + ageSteps
-	shift := bits.Len64(n) - 4 // n>>shift is 8 to 15
-	return min(ageBuckets-1, shift*ageSteps+int(n>>shift)-ageSteps)
-}
-
 type largestHeap struct {
-	n          int
-	floor      int64 // no smaller object is wanted
-	thresholds Thresholds
-	objects    []Object
+	n       int
+	floor   int64 // no smaller object is wanted
+	objects []Object
 }
 
 func (h *largestHeap) Len() int           { return len(h.objects) }

@@ -12,12 +12,11 @@ import (
 
 // Census writes a census as a page.
 func Census(w io.Writer, c *census.Census) error {
-	return Write(w, Page{
-		Title: "Who fills the database",
-		Subtitle: fmt.Sprintf("%d keys, %s, revision %d, read from %s at %s", c.Keys, Size(c.Bytes), c.Revision, c.Source,
-			c.Taken.Format(time.RFC3339)),
-		Sections: CensusSections(c),
-	})
+	subtitle := fmt.Sprintf("%d keys, %s, revision %d, read from %s at %s", c.Keys, Size(c.Bytes), c.Revision, c.Source, c.Taken.Format(time.RFC3339))
+	if c.File != nil && !c.AsOf.IsZero() {
+		subtitle += "; ages are as of " + c.AsOf.Format(time.RFC3339)
+	}
+	return Write(w, Page{Title: "Who fills the database", Subtitle: subtitle, Sections: CensusSections(c)})
 }
 
 // CensusSections are the sections of a census, for pages that show more.
@@ -83,12 +82,7 @@ func resourceTable(c *census.Census) template.HTML {
 		if r.HistoryBytes != nil {
 			history = Size(*r.HistoryBytes)
 		}
-		day, written := Unknown, Unknown
-		for _, a := range r.Activity {
-			if a.WithinSeconds == 86400 {
-				day, written = fmt.Sprint(a.Created), fmt.Sprint(a.LastWritten)
-			}
-		}
+		day, written := inADay(r.Activity)
 		rows = append(rows, []string{r.Name(), fmt.Sprint(r.Keys), Size(r.Bytes), fmt.Sprintf("%.1f %%", 100*r.Share), Size(r.MeanBytes),
 			Size(r.LargestBytes), fmt.Sprint(r.Versions), fmt.Sprint(r.Leased), fmt.Sprint(r.Encrypted), day, written, history, number(r.Tombstones)})
 	}
@@ -96,12 +90,25 @@ func resourceTable(c *census.Census) template.HTML {
 		">created in a day", ">last written in a day", ">history", ">tombstones"}, rows)
 }
 
+// inADay are how many keys were created and how many last written within a day.
+func inADay(list []census.Activity) (created, written string) {
+	for _, a := range list {
+		if a.WithinSeconds == 86400 {
+			return fmt.Sprint(a.Created), fmt.Sprint(a.LastWritten)
+		}
+	}
+	return Unknown, Unknown
+}
+
 func namespaceTable(c *census.Census) template.HTML {
 	var rows [][]string
 	for _, n := range c.Namespaces {
-		rows = append(rows, []string{n.Namespace, fmt.Sprint(n.Keys), Size(n.Bytes), n.Resource})
+		day, written := inADay(n.Activity)
+		rows = append(rows, []string{n.Namespace, fmt.Sprint(n.Keys), Size(n.Bytes), fmt.Sprintf("%.1f %%", 100*n.Share), Size(n.MeanBytes),
+			Size(n.LargestBytes), fmt.Sprint(n.Versions), fmt.Sprint(n.Leased), fmt.Sprint(n.Encrypted), day, written, n.Resource})
 	}
-	return Table("Namespaces", []string{"namespace", ">keys", ">bytes", "mostly"}, rows)
+	return Table("Namespaces", []string{"namespace", ">keys", ">bytes", ">share", ">mean", ">largest", ">writes to live keys", ">leased", ">encrypted",
+		">created in a day", ">last written in a day", "mostly"}, rows)
 }
 
 func largestTable(c *census.Census) template.HTML {

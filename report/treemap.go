@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Tile is an area of a treemap. Its children share its area; what they leave is drawn as a rest without a name.
+// Tile is an area of a treemap. Its children share its area; what they leave is drawn as the rest.
 type Tile struct {
 	Name     string
 	Value    int64
@@ -23,6 +23,9 @@ const (
 	mapWidth  = 1000.0
 	mapHeight = 560.0
 )
+
+// restName is what a part of a tile is called that belongs to none of its children.
+const restName = "all else"
 
 // minTile is the share of the picture below which tiles are drawn as one: nobody could see or touch them.
 const minTile = 0.0008
@@ -42,7 +45,11 @@ func Treemap(label string, tiles []Tile) template.HTML {
 			fmt.Fprintf(&b, `<g class="tile" style="--hue:%d">`, hue)
 			children := fold(t.Children, int64(minTile*float64(total)), "smaller ones")
 			if rest := t.Value - sum(children); rest > 0 {
-				children = append(children, Tile{Name: "", Value: rest})
+				name := ""
+				if len(children) > 0 {
+					name = restName
+				}
+				children = append(children, Tile{Name: name, Value: rest})
 			}
 			slices.SortStableFunc(children, func(x, y Tile) int { return cmp.Compare(y.Value, x.Value) })
 			for j, c := range squarify(children, placed) {

@@ -106,7 +106,11 @@ func (a *app) censusOfFile(ctx context.Context, f censusFlags, o census.Options)
 			return nil, err
 		}
 	}
-	o.Source = f.snapshot
+	written, err := os.Stat(file.Path())
+	if err != nil {
+		return nil, fmt.Errorf("read the time of the file: %w", err)
+	}
+	o.Source, o.Modified = f.snapshot, written.ModTime()
 	bar := a.progress(-1, "reading "+f.snapshot)
 	o.Progress = func(keys, _ int64) { _ = bar.Set64(keys) }
 	defer func() { _ = bar.Finish() }()
@@ -171,8 +175,36 @@ func openLive(ctx context.Context, client *cluster.Client, from, prefix string, 
 	return live, member, err
 }
 
+// asOfWords say what is known of the time that a census is of.
+var asOfWords = map[string]string{
+	census.AsOfClock:   "the time of reading",
+	census.AsOfObjects: "the latest write that its objects tell of",
+	census.AsOfFile:    "the file's own time, since its objects tell none",
+}
+
+func censusHead(w io.Writer, c *census.Census) error {
+	_, err := fmt.Fprintf(w, "%s keys, %s, revision %d, from %s in %s\n", decimal(c.Keys), humanBytes(c.Bytes), c.Revision, c.Source, humanSeconds(c.Seconds))
+	if err == nil && c.File != nil {
+		_, err = fmt.Fprintf(w, "ages are as of %s, %s\n", c.AsOf.Format(time.RFC3339), asOfWords[c.AsOfBasis])
+	}
+	if err == nil && c.Repins > 0 {
+		_, err = fmt.Fprintf(w, "etcd compacted the revision %s under the scan: keys are of several, the last %d\n", times(c.Repins), c.Revision)
+	}
+	if err == nil {
+		_, err = fmt.Fprintln(w)
+	}
+	return err
+}
+
+func times(n int64) string {
+	if n == 1 {
+		return "once"
+	}
+	return decimal(n) + " times"
+}
+
 func censusTable(w io.Writer, c *census.Census, by string) error {
-	var err error
+	err := censusHead(w, c)
 	section := func(title string, header []string, rows [][]string) {
 		if err != nil || len(rows) == 0 {
 			return
@@ -184,30 +216,25 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 		}
 		err = writeTable(w, header, rows)
 	}
-	if _, err := fmt.Fprintf(w, "%s keys, %s, revision %d, from %s in %s\n\n", decimal(c.Keys), humanBytes(c.Bytes), c.Revision, c.Source,
-		humanSeconds(c.Seconds)); err != nil {
-		return err
-	}
 	var rows [][]string
 	switch by {
 	case "resource", "both":
 		for _, r := range c.Resources {
 			rows = append(rows, censusRow(r))
-			if by != "both" {
-				continue
-			}
-			for _, n := range r.Namespaces {
-				if n.Namespace != "" || r.NamespaceCount > 1 {
-					rows = append(rows, []string{"  " + orUnknown(n.Namespace), decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), "", "", "", "", "", ""})
-				}
+			if by == "both" {
+				rows = append(rows, namespaceRows(c, r)...)
 			}
 		}
-		section("", []string{"resource", ">keys", ">bytes", ">share", ">mean", ">largest", ">writes", ">leased", ">history", ">tombstones"}, rows)
+		section("", []string{"resource", ">keys", ">bytes", ">share", ">mean", ">largest", ">writes", ">leased", ">encrypted", ">history", ">tombstones"}, rows)
 	case "namespace":
 		for _, n := range c.Namespaces {
-			rows = append(rows, []string{n.Namespace, decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), n.Resource})
+			rows = append(rows, []string{n.Namespace, decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), humanBytes(n.MeanBytes),
+				humanBytes(n.LargestBytes), decimal(n.Versions), decimal(n.Leased), decimal(n.Encrypted), n.Resource})
 		}
-		section("", []string{"namespace", ">keys", ">bytes", ">share", "mostly"}, rows)
+		if more := c.NamespaceCount - int64(len(c.Namespaces)); more > 0 {
+			rows = append(rows, []string{further(more), unknown, unknown, unknown, unknown, unknown, unknown, unknown, unknown, unknown})
+		}
+		section("", []string{"namespace", ">keys", ">bytes", ">share", ">mean", ">largest", ">writes", ">leased", ">encrypted", "mostly"}, rows)
 	case "stem":
 		for _, s := range c.Stems {
 			rows = append(rows, []string{s.Stem, keyspace.GroupResource(s.Group, s.Resource), orUnknown(s.Namespace), decimal(s.Keys), humanBytes(s.Bytes)})
@@ -229,7 +256,7 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 		}
 	}
 	rows = nil
-	for _, o := range c.Largest[:min(5, len(c.Largest))] {
+	for _, o := range c.Largest {
 		rows = append(rows, []string{keyspace.GroupResource(o.Group, o.Resource), orUnknown(o.Namespace), o.Name, humanBytes(o.Bytes)})
 	}
 	section("The largest objects", []string{"resource", "namespace", "name", ">bytes"}, rows)
@@ -249,13 +276,37 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 	return nil
 }
 
+// namespaceRows are the namespaces of a resource, and in one row what of it no row of its own has.
+func namespaceRows(c *census.Census, r census.Resource) (rows [][]string) {
+	rest := census.Share{Keys: r.Keys, Bytes: r.Bytes, Versions: r.Versions, Leased: r.Leased, Encrypted: r.Encrypted}
+	for _, n := range r.Namespaces {
+		rest.Keys, rest.Bytes, rest.Versions = rest.Keys-n.Keys, rest.Bytes-n.Bytes, rest.Versions-n.Versions
+		rest.Leased, rest.Encrypted = rest.Leased-n.Leased, rest.Encrypted-n.Encrypted
+		if n.Namespace != "" || r.NamespaceCount > 1 {
+			rows = append(rows, []string{"  " + orUnknown(n.Namespace), decimal(n.Keys), humanBytes(n.Bytes), percent(n.Bytes, c.Bytes), humanBytes(n.MeanBytes),
+				humanBytes(n.LargestBytes), decimal(n.Versions), decimal(n.Leased), decimal(n.Encrypted), "", ""})
+		}
+	}
+	if rest.Keys > 0 {
+		name := "  further ones" // more than were counted apart
+		if more := r.NamespaceCount - int64(len(r.Namespaces)); more > 0 {
+			name = "  " + further(more)
+		}
+		rows = append(rows, []string{name, decimal(rest.Keys), humanBytes(rest.Bytes), percent(rest.Bytes, c.Bytes), humanBytes(rest.Bytes / rest.Keys),
+			unknown, decimal(rest.Versions), decimal(rest.Leased), decimal(rest.Encrypted), "", ""})
+	}
+	return rows
+}
+
+func further(n int64) string { return fmt.Sprintf("… and %d more", n) }
+
 func censusRow(r census.Resource) []string {
 	history, tombstones := unknown, unknown
 	if r.HistoryBytes != nil {
 		history, tombstones = humanBytes(*r.HistoryBytes), decimal(*r.Tombstones)
 	}
 	return []string{r.Name(), decimal(r.Keys), humanBytes(r.Bytes), fmt.Sprintf("%.1f %%", 100*r.Share), humanBytes(r.MeanBytes),
-		humanBytes(r.LargestBytes), decimal(r.Versions), decimal(r.Leased), history, tombstones}
+		humanBytes(r.LargestBytes), decimal(r.Versions), decimal(r.Leased), decimal(r.Encrypted), history, tombstones}
 }
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
@@ -326,6 +377,11 @@ func diffTable(w io.Writer, d census.Diff) error {
 	}
 	if err := writeTable(w, []string{"resource", ">keys before", ">after", ">growth", ">bytes", ">growth", ">a day"}, rows); err != nil {
 		return err
+	}
+	for _, note := range d.Notes {
+		if _, err := fmt.Fprintln(w, note); err != nil {
+			return err
+		}
 	}
 	for _, l := range []struct {
 		word     string

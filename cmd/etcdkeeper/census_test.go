@@ -103,7 +103,7 @@ func TestCensus(t *testing.T) {
 				t.Fatal(err)
 			}
 			again := parseCensus(t, string(converted))
-			again.Taken, again.Seconds, got.Taken, got.Seconds = time.Time{}, 0, time.Time{}, 0
+			again.Taken, again.AsOf, again.Seconds = got.Taken, got.AsOf, got.Seconds
 			if diff := cmp.Diff(got, again); diff != "" {
 				t.Errorf("yaml is not what json is:\n%s", diff)
 			}
