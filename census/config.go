@@ -12,8 +12,9 @@ import (
 
 // Defaults of Config.
 const (
-	// DefaultRate keeps a census of 1 GiB to half a minute: a guess at what a busy member does not notice.
-	DefaultRate = 32 * bytesize.MiB
+	// DefaultRate reads 1 GiB in two minutes. At four times as much a member on two cores kept every hundredth put
+	// waiting for five times as long as at rest, at this rate for twice as long (docs/benchmarks/census.md).
+	DefaultRate = 8 * bytesize.MiB
 	// DefaultTaskRate is for the daemon, which has time.
 	DefaultTaskRate = 8 * bytesize.MiB
 	// DefaultInterval shows the growth of a day in four points.

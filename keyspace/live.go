@@ -27,18 +27,22 @@ type Member interface {
 // Defaults of LiveOptions.
 const (
 	// DefaultPageBytes is what a page of keys and values is aimed at where the server has no streams: near the
-	// request limit of 1.5 MiB, which is also what the server aims its stream's chunks at.
+	// request limit of 1.5 MiB, which is also what the server aims its stream's chunks at. With a rate a page is at most
+	// what the rate allows in a thirty-second of a second.
 	DefaultPageBytes = 2 << 20
 	// DefaultPinKey is read to learn the revision. Nothing lies at it; a role that may read the prefix may read it.
 	DefaultPinKey = DefaultPrefix + "/"
 )
 
+// smallestPage bounds what small pages cost: each is a request.
+const smallestPage = 64 << 10
+
 // Limits of waiting and retrying. A scan of a large keyspace takes seconds, so that half a minute without any progress
 // is a failure, not a delay.
 const (
-	futureWait    = 30 * time.Second // for a lagging member to reach the pinned revision
+	futureWait    = 30 * time.Second // for a lagging member to reach the pinned revision, or a restarting one to answer
 	retryPause    = 250 * time.Millisecond
-	maxRetries    = 8 // in a row without a key read in between
+	maxRetries    = 8 // of what waiting does not heal, in a row without a key read in between
 	maxRepinsIdle = 8 // likewise
 )
 
@@ -46,7 +50,7 @@ const (
 type LiveOptions struct {
 	Name      string // how messages call the member
 	Rate      int64  // bytes of keys and values a second; 0 means no limit
-	PageBytes int    // 0 means DefaultPageBytes
+	PageBytes int    // 0 means DefaultPageBytes, or less with a rate
 	PinKey    string // "" means DefaultPinKey
 	Pages     bool   // never ask for a stream
 
@@ -86,6 +90,9 @@ var _ Scanner = (*Live)(nil)
 func NewLive(ctx context.Context, member Member, opts LiveOptions) (*Live, error) {
 	if opts.PageBytes <= 0 {
 		opts.PageBytes = DefaultPageBytes
+		if opts.Rate > 0 {
+			opts.PageBytes = int(min(DefaultPageBytes, max(smallestPage, opts.Rate/32)))
+		}
 	}
 	if opts.PinKey == "" {
 		opts.PinKey = DefaultPinKey
@@ -360,7 +367,7 @@ func (l *Live) recover(ctx context.Context, err error, attempt int) error {
 	case errors.As(named, &server) && server.Code() != codes.Unavailable,
 		status.Code(err) != codes.Unavailable && status.Code(err) != codes.Unknown:
 		return named
-	case attempt >= maxRetries:
+	case time.Duration(attempt)*retryPause >= futureWait:
 		return fmt.Errorf("gave up after %d attempts: %w", attempt, named)
 	}
 	select {

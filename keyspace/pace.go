@@ -3,6 +3,7 @@ package keyspace
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -17,6 +18,8 @@ const (
 	slowFactor     = 8                      // times the best latency seen
 	pendingLimit   = 100                    // proposals; etcd itself sees 0 to a few at rest
 	pendingEvery   = 2 * time.Second
+	pendingWait    = time.Second // for the member's metrics
+	pendingBroken  = time.Minute // until metrics that did not answer are asked again
 	firstBackOff   = 50 * time.Millisecond
 	maxBackOff     = 2 * time.Second
 	smallestBucket = 64 << 10 // bytes of a burst
@@ -29,12 +32,13 @@ type pace struct {
 	pending func(context.Context) (int64, error)
 	limit   *rate.Limiter // nil for none
 
+	waited atomic.Int64 // nanoseconds
+
 	mu        sync.Mutex
 	probed    time.Time
-	asked     time.Time
+	ask       time.Time // when pending is asked again
 	best      time.Duration
 	next      time.Duration // of the next back-off
-	waited    time.Duration
 	lastCount int64
 }
 
@@ -47,11 +51,7 @@ func newPace(member Member, o LiveOptions) *pace {
 	return p
 }
 
-func (p *pace) backedOff() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.waited
-}
+func (p *pace) backedOff() time.Duration { return time.Duration(p.waited.Load()) }
 
 // spend waits until n more bytes may be read.
 func (p *pace) spend(ctx context.Context, n int) error {
@@ -77,7 +77,7 @@ func (p *pace) spend(ctx context.Context, n int) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	p.waited += p.next
+	p.waited.Add(int64(p.next))
 	p.next = min(2*p.next, maxBackOff)
 	return nil
 }
@@ -97,10 +97,15 @@ func (p *pace) slow(ctx context.Context) (bool, error) {
 	if took > max(slowFloor, slowFactor*p.best) {
 		return true, nil
 	}
-	if p.pending == nil || p.probed.Sub(p.asked) < pendingEvery && p.lastCount <= pendingLimit {
+	if p.pending == nil || p.probed.Before(p.ask) && p.lastCount <= pendingLimit {
 		return false, nil
 	}
-	p.asked = p.probed
-	p.lastCount, err = p.pending(ctx)
-	return p.lastCount > pendingLimit, err
+	ctx, cancel := context.WithTimeout(ctx, pendingWait)
+	defer cancel()
+	if p.lastCount, err = p.pending(ctx); err != nil {
+		p.lastCount, p.ask = 0, p.probed.Add(pendingBroken)
+		return false, err
+	}
+	p.ask = p.probed.Add(pendingEvery)
+	return p.lastCount > pendingLimit, nil
 }

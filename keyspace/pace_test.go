@@ -105,6 +105,27 @@ func TestPace_Pending(t *testing.T) {
 	})
 }
 
+// TestPace_PendingHangs: metrics that do not answer cost the scan a second now and then.
+func TestPace_PendingHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		p := newPace(&sluggish{takes: time.Millisecond}, LiveOptions{Pending: func(ctx context.Context) (int64, error) {
+			asked++
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}})
+		start := time.Now()
+		for end := start.Add(2*time.Minute + 10*time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if err := p.spend(t.Context(), 1000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if asked != 3 || p.backedOff() != 0 {
+			t.Errorf("asked %d times in 130 s, want 3; waited %s", asked, p.backedOff())
+		}
+	})
+}
+
 func TestPace_Rate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(&sluggish{takes: 0}, LiveOptions{Rate: 1 << 20})

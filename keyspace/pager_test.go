@@ -13,6 +13,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcdkeeper/etcdkeeper/internal/seed"
 )
 
 // sorted answers as a server without streams does: at most limit keys, and the count of the whole range.
@@ -24,6 +26,7 @@ type sorted struct {
 	largest int // bytes of an answer
 	flying  int
 	most    int // requests at once
+	empty   int // answers without a key
 }
 
 func (s *sorted) page(_ context.Context, r *pb.RangeRequest, b *batch) error {
@@ -47,6 +50,9 @@ func (s *sorted) page(_ context.Context, r *pb.RangeRequest, b *batch) error {
 	runtime.Gosched()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(kvs) == 0 {
+		s.empty++
+	}
 	s.flying--
 	s.largest = max(s.largest, b.size)
 	return nil
@@ -151,6 +157,26 @@ func TestPager(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPager_Cluster reads the names of a large cluster: most pages are well filled, and few requests find nothing.
+func TestPager_Cluster(t *testing.T) {
+	var keys []string
+	for o := range seed.Generate(seed.Large(time.Now(), 200_000)) {
+		keys = append(keys, o.Key)
+	}
+	slices.Sort(keys)
+	source := &sorted{keys: keys, size: func(string) int { return 1200 }}
+	got, l := scanSorted(t, source)
+	if !slices.Equal(got, keys) {
+		t.Fatalf("got %d keys, want %d, or in another order", len(got), len(keys))
+	}
+	full := len(keys) * 1250 / DefaultPageBytes
+	requests, counted := l.requests.Load(), float64(l.indexed.Load())/float64(len(keys))
+	if requests > int64(3*full) || counted > 6 || source.empty > full {
+		t.Errorf("%d requests, %d of them empty, for %d full pages; %.2f keys counted for each", requests, source.empty, full, counted)
+	}
+	t.Logf("%d requests, %d of them empty, for %d full pages; %.2f keys counted for each", requests, source.empty, full, counted)
 }
 
 // TestPager_ValueSizes: values that become large do not make a page of as many keys as before.

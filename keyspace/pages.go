@@ -2,6 +2,7 @@ package keyspace
 
 import (
 	"bytes"
+	"math"
 	"math/bits"
 )
 
@@ -21,12 +22,15 @@ type pager struct {
 	seen     int64
 	dir      int       // last[:dir] is the directory of the resource
 	dirFirst int64     // which key was the first in it
+	whole    bool      // there is a whole one
 	firstAt  []int64   // by depth d: which key was the first with last[:d+1] as its prefix
 	finished []int64   // by depth: keys of the last subtree of that depth that was left behind, 0 for none yet
 	bytes    []byteSet // by depth: the bytes seen there
 	wraps    []bool    // by depth: the subtree above has been left behind once, so that its bytes are known
 	anywhere byteSet
 	empty    int // pages without a key, one after another
+	beside   int // of those, behind the resource
+	tried    int // the depth of the last guess since the last key
 }
 
 // Sizes of pages in keys. A scan begins small since the first values may be the largest of all; so does every
@@ -48,13 +52,25 @@ func (p *pager) learn(entries []Entry, size int) {
 		p.empty++
 		return
 	}
-	p.empty = 0
+	p.empty, p.beside, p.tried = 0, 0, math.MaxInt
 	for i := range entries {
 		p.note(entries[i].Key)
 	}
 	p.mean = max(1, int64(size/len(entries)))
 	p.limit = min(p.limit*growth, max(1, p.target/p.mean), maxLimit)
 }
+
+// most is how many keys are asked for: more than the limit, for a subtree that is a little larger to come at once, once
+// the sizes of values are known.
+func (p *pager) most() int64 {
+	if p.limit <= firstLimit {
+		return p.limit
+	}
+	return p.limit + p.limit/4
+}
+
+// want is how many keys a page's range should hold.
+func (p *pager) want() int64 { return p.limit + p.limit/8 }
 
 // rest is the end of the next page, for keys from behind the last one on, of which there are n up to stop. An empty
 // stop is the end of all.
@@ -63,7 +79,7 @@ func (p *pager) rest(n int64, stop []byte) []byte {
 	if !p.inResource(stop) {
 		end = nearer(successor(p.last[:p.dir]), stop)
 	}
-	if n > p.limit+p.limit/4 {
+	if n > p.most() {
 		if guess := p.guess(); guess != nil {
 			end = nearer(guess, stop)
 		}
@@ -73,17 +89,56 @@ func (p *pager) rest(n int64, stop []byte) []byte {
 
 // after is the end of a page from start on, where all keys before start have been seen.
 func (p *pager) after(start, stop []byte) []byte {
-	inside := p.inResource(start)
-	if !inside {
+	if !p.inResource(start) {
 		p.limit = min(p.limit, firstLimit)
+		return nearer(p.outside(start), stop)
 	}
-	// An empty page, at the end of a subtree, is worth a second guess; a second one means that nothing is known here.
-	_, known := p.size(len(start) - 1)
-	if inside && (p.empty == 0 || known && p.empty == 1) {
+	if _, known := p.size(len(start) - 1); p.empty == 0 || known && p.empty == 1 {
+		p.tried = len(start)
 		return nearer(p.beyond(start), stop)
 	}
-	// Nothing was there, or nothing is known of what comes: one level up.
-	return nearer(successor(start[:max(0, len(start)-1)]), stop)
+	return nearer(p.sibling(start), stop)
+}
+
+// sibling is the end of a page from start on where a subtree has ended: it reaches into the next one that is expected,
+// on the deepest level that has not been tried since the last key. Behind the last one it is the end of the resource.
+func (p *pager) sibling(start []byte) []byte {
+	same := commonPrefix(p.last, start)
+	for d := min(p.tried, len(p.last)) - 1; d >= p.dir; d-- {
+		if d > same || p.finished[d] == 0 {
+			continue // start lies behind that level, or there was one subtree on it only
+		}
+		c := int(p.last[d]) + 1
+		if d == same && d < len(start) {
+			c = max(c, int(start[d]))
+		}
+		next, ok := p.byteFrom(d, c)
+		if !ok {
+			continue
+		}
+		p.tried = d
+		return p.beyond(append(bytes.Clone(p.last[:d]), next))
+	}
+	return successor(p.last[:p.dir])
+}
+
+// outside is the end of a page from start on, where start lies behind the resource and nothing is known of what comes:
+// some bytes further below the directory that holds resources, twice as many after each page without a key, so that no
+// count goes over much more than the next resource.
+func (p *pager) outside(start []byte) []byte {
+	above := p.dir
+	for above > 0 {
+		above = 1 + bytes.LastIndexByte(p.last[:above-1], '/')
+		if bytes.HasPrefix(start, p.last[:above]) {
+			break
+		}
+	}
+	step := 1 << min(p.beside, 8)
+	p.beside++
+	if len(start) <= above || int(start[above])+step > 0xff {
+		return successor(p.last[:above])
+	}
+	return append(bytes.Clone(start[:above]), start[above]+byte(step))
 }
 
 // ahead is the end of a page from start on, where keys before start are still on their way; false where too little is
@@ -126,9 +181,9 @@ func (p *pager) note(key []byte) {
 		p.bytes[d].add(key[d])
 		p.anywhere.add(key[d])
 	}
-	if same < p.dir || p.seen == 0 {
+	if dir, whole := resourceDir(key); p.seen == 0 || same < p.dir || whole && !p.whole {
 		// Names of another resource are of another make.
-		p.dir, p.dirFirst = resourceDir(key), p.seen
+		p.dir, p.whole, p.dirFirst = dir, whole, p.seen
 		clear(p.finished)
 		clear(p.bytes)
 		clear(p.wraps)
@@ -148,7 +203,7 @@ func (p *pager) size(d int) (n int64, known bool) {
 
 // guess is an end not far behind the last key, nil where too little has been learnt.
 func (p *pager) guess() (end []byte) {
-	want := p.limit - p.limit/10
+	want := p.want()
 	// The deepest subtrees are the smallest: go up while what the last key's subtree still holds is expected to fit.
 	for d := len(p.last) - 1; d > 0; d-- {
 		size, known := p.size(d)
@@ -182,7 +237,7 @@ func (p *pager) past(prefix []byte, c byte, n int64) []byte {
 
 // beyond is an end for the keys from start on, of which none is known.
 func (p *pager) beyond(start []byte) []byte {
-	want := p.limit - p.limit/10
+	want := p.want()
 	prefix, c := start[:len(start)-1], start[len(start)-1]
 	for {
 		if len(prefix) < p.dir || len(prefix) >= len(p.bytes) {
@@ -248,18 +303,18 @@ func (s *byteSet) from(c int) (byte, bool) {
 func (p *pager) inResource(key []byte) bool { return bytes.HasPrefix(key, p.last[:p.dir]) }
 
 // resourceDir is how many bytes of the key are its resource's directory: up to the third slash, as in
-// /registry/pods/, or the last one where there are fewer.
-func resourceDir(key []byte) int {
-	dir, slashes := 0, 0
+// /registry/pods/, or, not whole, the last one where there are fewer, as in /registry/health.
+func resourceDir(key []byte) (dir int, whole bool) {
+	slashes := 0
 	for i, c := range key {
 		if c == '/' {
 			dir = i + 1
 			if slashes++; slashes == 3 {
-				break
+				return dir, true
 			}
 		}
 	}
-	return dir
+	return dir, false
 }
 
 func commonPrefix(a, b []byte) int {

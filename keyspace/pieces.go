@@ -106,7 +106,7 @@ func (p *pages) ask(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		page := &piece{start: gap.start, end: end, limit: p.pager.limit, batch: b}
+		page := &piece{start: gap.start, end: end, limit: p.pager.most(), batch: b}
 		p.pieces = slices.Insert(p.pieces, i, page)
 		if bytes.Equal(end, gap.end) {
 			p.pieces = slices.Delete(p.pieces, i+1, i+2)
@@ -145,7 +145,7 @@ func (p *pages) end(gap *piece, first bool) ([]byte, bool) {
 	case first:
 		return p.pager.after(gap.start, gap.end), true
 	case gap.rest >= 0:
-		return gap.end, gap.rest <= p.pager.limit+p.pager.limit/4
+		return gap.end, gap.rest <= p.pager.most()
 	}
 	return p.pager.ahead(gap.start, gap.end)
 }
