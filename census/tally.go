@@ -2,6 +2,7 @@ package census
 
 import (
 	"bytes"
+	"cmp"
 	"container/heap"
 	"slices"
 	"strconv"
@@ -320,6 +321,9 @@ func (h *largestHeap) offer(o Object) {
 
 func (h *largestHeap) sorted() []Object {
 	out := append([]Object{}, h.objects...)
-	slices.SortFunc(out, func(a, b Object) int { return int(b.Bytes - a.Bytes) })
+	slices.SortFunc(out, func(a, b Object) int {
+		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Group, b.Group),
+			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	return out
 }
