@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/etcdkeeper/etcdkeeper/census"
 )
 
 // TestCensus_InBrowser looks at the page in headless Chromium, from a file and without a network, in light and in dark.
@@ -58,16 +61,13 @@ func inBrowser(t *testing.T, dark bool) {
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 
-	type cell struct {
-		Value float64 `json:"value"`
-		Area  float64 `json:"area"`
-		Title string  `json:"title"`
-	}
 	if err := chromedp.Do(ctx, chromedp.Navigate("file://"+path)); err != nil {
 		t.Fatal(err)
 	}
-	cells := look[[]cell](t, ctx, `[...document.querySelectorAll('.treemap .cell')].map(r => { const b = r.getBBox(); return {
-		value: +r.dataset.value, area: b.width * b.height, title: r.querySelector('title').textContent } })`)
+	cells := look[[]cell](t, ctx, `[...document.querySelectorAll('.treemap .tile')].flatMap((tile, n) => [...tile.querySelectorAll('.cell')].map(r => {
+		const b = r.getBBox(), f = tile.querySelector('.frame').getBBox(); return { tile: n, area: b.width * b.height, frame: f.width * f.height,
+		inside: b.x > f.x - .01 && b.y > f.y - .01 && b.x + b.width < f.x + f.width + .01 && b.y + b.height < f.y + f.height + .01,
+		title: r.querySelector('title').textContent } }))`)
 	elements := look[int](t, ctx, `document.querySelectorAll('script, img, link, iframe, object').length`)
 	tables := look[int](t, ctx, `document.querySelectorAll('table').length`)
 	text := look[string](t, ctx, `document.body.innerText`)
@@ -95,19 +95,7 @@ func inBrowser(t *testing.T, dark bool) {
 		t.Errorf("on a phone, too small: %q; cut: %q", small, outside)
 	}
 	overflow := look[bool](t, ctx, `document.documentElement.scrollWidth > document.documentElement.clientWidth + 1`)
-	total := 0.0
-	for _, c := range cells {
-		total += c.Value
-	}
-	if int64(total) != c.Bytes {
-		t.Errorf("the map shows %f bytes, the census has %d", total, c.Bytes)
-	}
-	for _, c := range cells {
-		want := mapWidth * mapHeight * c.Value / total
-		if math.Abs(c.Area-want) > 0.01*want+0.5 {
-			t.Errorf("%s: area %f, want %f", c.Title, c.Area, want)
-		}
-	}
+	checkAreas(t, c, cells)
 	if len(cells) < 12 || tables < 5 || label == "" {
 		t.Errorf("got %d cells, %d tables, the label %q", len(cells), tables, label)
 	}
@@ -125,6 +113,63 @@ func inBrowser(t *testing.T, dark bool) {
 	}
 	if colour == "" || colour == "none" || colour == "rgb(0, 0, 0)" {
 		t.Errorf("the map has no colours: %q", colour)
+	}
+}
+
+// cell is a rectangle of the map, as the browser lays it out.
+type cell struct {
+	Tile   int     `json:"tile"` // which resource's frame it stands in
+	Area   float64 `json:"area"`
+	Frame  float64 `json:"frame"`
+	Inside bool    `json:"inside"` // of the frame
+	Title  string  `json:"title"`
+}
+
+// checkAreas compares the area of each resource, and of each namespace in it, with their bytes in the census.
+func checkAreas(t *testing.T, c *census.Census, cells []cell) {
+	t.Helper()
+	unit := mapWidth * mapHeight / float64(c.Bytes)
+	near := func(got float64, bytes int64) bool {
+		return math.Abs(got-unit*float64(bytes)) <= 0.01*unit*float64(bytes)+0.5
+	}
+	found := map[string]cell{}
+	for _, cell := range cells {
+		if _, twice := found[cell.Title]; twice || !cell.Inside {
+			t.Errorf("%s: drawn twice, or outside of its resource", cell.Title)
+		}
+		found[cell.Title] = cell
+	}
+	for _, r := range c.Resources {
+		if float64(r.Bytes) < minTile*float64(c.Bytes) {
+			continue // among the smaller ones
+		}
+		rest, tiles := r.Bytes, map[int]bool{}
+		expect := func(title string, bytes int64) {
+			t.Helper()
+			got, ok := found[title]
+			if !ok || !near(got.Area, bytes) || !near(got.Frame, r.Bytes) {
+				t.Errorf("%s: got %+v (found: %v), want an area of %f in one of %f", title, got, ok, unit*float64(bytes), unit*float64(r.Bytes))
+			}
+			tiles[got.Tile] = true
+			delete(found, title)
+		}
+		for _, n := range r.Namespaces {
+			if n.Namespace != "" {
+				expect(fmt.Sprintf("%s, %s: %s in %d keys", r.Name(), n.Namespace, Size(n.Bytes), n.Keys), n.Bytes)
+				rest -= n.Bytes
+			}
+		}
+		if rest == r.Bytes {
+			expect(fmt.Sprintf("%s: %s", r.Name(), Size(rest)), rest)
+		} else if rest > 0 {
+			expect(fmt.Sprintf("%s, all else: %s", r.Name(), Size(rest)), rest)
+		}
+		if len(tiles) != 1 {
+			t.Errorf("%s is drawn in %d frames", r.Name(), len(tiles))
+		}
+	}
+	if _, ok := found["1 smaller one: "+Size(300)]; !ok || len(found) != 1 {
+		t.Errorf("got besides: %+v, want the resource that is too small to see", found)
 	}
 }
 

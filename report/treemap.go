@@ -38,12 +38,12 @@ func Treemap(label string, tiles []Tile) template.HTML {
 	fmt.Fprintf(&b, `<svg class="treemap" role="img" aria-label="%s" viewBox="0 0 %g %g" xmlns="http://www.w3.org/2000/svg">`,
 		escape(label), mapWidth, mapHeight)
 	if total > 0 {
-		tiles = fold(tiles, int64(minTile*float64(total)), "smaller ones")
+		tiles = fold(tiles, int64(minTile*float64(total)))
 		for i, placed := range squarify(tiles, rect{0, 0, mapWidth, mapHeight}) {
 			t := tiles[i]
 			hue := (i * 137) % 360 // the golden angle: neighbours differ
 			fmt.Fprintf(&b, `<g class="tile" style="--hue:%d">`, hue)
-			children := fold(t.Children, int64(minTile*float64(total)), "smaller ones")
+			children := fold(t.Children, int64(minTile*float64(total)))
 			if rest := t.Value - sum(children); rest > 0 {
 				name := ""
 				if len(children) > 0 {
@@ -106,7 +106,7 @@ func sum(tiles []Tile) (n int64) {
 }
 
 // fold makes one tile of those below least, and drops empty ones. The rest is in descending order.
-func fold(tiles []Tile, least int64, name string) []Tile {
+func fold(tiles []Tile, least int64) []Tile {
 	var out []Tile
 	rest, n := int64(0), 0
 	for _, t := range tiles {
@@ -117,8 +117,10 @@ func fold(tiles []Tile, least int64, name string) []Tile {
 			n++
 		}
 	}
-	if n > 0 {
-		out = append(out, Tile{Name: fmt.Sprintf("%d %s", n, name), Value: rest})
+	if n == 1 {
+		out = append(out, Tile{Name: "1 smaller one", Value: rest})
+	} else if n > 1 {
+		out = append(out, Tile{Name: fmt.Sprintf("%d smaller ones", n), Value: rest})
 	}
 	slices.SortStableFunc(out, func(x, y Tile) int { return cmp.Compare(y.Value, x.Value) })
 	return out
