@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/etcdkeeper/etcdkeeper/census"
 	"github.com/etcdkeeper/etcdkeeper/internal/etcdtest"
+	"github.com/etcdkeeper/etcdkeeper/internal/seed"
 )
 
 // run executes the command line in this process.
@@ -134,6 +136,16 @@ func TestCensus(t *testing.T) {
 			}
 			if got := parseCensus(t, do("-w", "json", "--top", "1")); len(got.Largest) != 1 || len(got.Namespaces) != 1 || len(got.Stems) != 1 {
 				t.Errorf("--top 1: got %d objects, %d namespaces, %d stems", len(got.Largest), len(got.Namespaces), len(got.Stems))
+			}
+			if out := do("--by", "namespace", "--top", "1"); !strings.Contains(out, "… and 2 more") || strings.Contains(out, "team-b") || strings.Count(out, "KiB") < 3 {
+				t.Errorf("--by namespace --top 1: want ci or team-a, and the two others in a row, in\n%s", out)
+			}
+			if out := do("--by", "both", "--top", "1"); strings.Count(out, "… and 1 more") != 1 || !strings.Contains(out, "  … and 1 more") {
+				t.Errorf("--by both --top 1: want a row for the second secret in\n%s", out)
+			}
+			_, largest, _ := strings.Cut(do("--top", "7"), "The largest objects")
+			if largest, _, _ = strings.Cut(largest, "Findings"); strings.Count(largest, "nightly-sync-")+strings.Count(largest, "<script>") != 7 {
+				t.Errorf("--top 7: want seven largest objects in\n%s", largest)
 			}
 			if got := parseCensus(t, do("-w", "json", "--prefix", "/calico")); got.Resources[0].Name() != "other" {
 				t.Errorf("--prefix /calico: got %s first, want other", got.Resources[0].Name())
@@ -253,4 +265,58 @@ func TestCensus(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestCensus_OldFiles: a snapshot of two days ago is judged as of then, and two of them are a day apart however soon
+// after each other they are read.
+func TestCensus_OldFiles(t *testing.T) {
+	etcd := etcdtest.Embed(t, etcdtest.EmbedOptions{})
+	c := etcd.Client(t)
+	now, dir := time.Now(), t.TempDir()
+	var files []string
+	for i, at := range []time.Time{now.Add(-48 * time.Hour), now.Add(-24 * time.Hour)} {
+		if _, err := seed.Write(t.Context(), c, seed.Generate(seed.Options{Seed: uint64(i), Now: at, Events: 500}), seed.WriteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		snapshot, file := filepath.Join(dir, "snapshot.db"), filepath.Join(dir, at.Format("02")+".json")
+		saveTo(t, c, snapshot)
+		code, out, errs := run("census", "--snapshot", snapshot, "-w", "json")
+		if code != 0 {
+			t.Fatalf("exit code %d: %s", code, errs)
+		}
+		got := parseCensus(t, out)
+		if got.AsOf.After(at) || got.AsOf.Before(at.Add(-15*time.Minute)) || got.Taken.Before(now.Add(-time.Minute)) || got.AsOfBasis != census.AsOfObjects {
+			t.Errorf("got as of %s (%s), taken %s; the last event is of shortly before %s", got.AsOf, got.AsOfBasis, got.Taken, at)
+		}
+		for _, f := range got.Findings {
+			if f.ID == "events-past-ttl" && i == 0 {
+				t.Errorf("events of the hour before the snapshot: %+v", f)
+			}
+		}
+		if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+		if code, out, _ := run("census", "--snapshot", snapshot); code != 0 || !strings.Contains(out, "ages are as of "+got.AsOf.Format(time.RFC3339)) {
+			t.Errorf("the table does not say of what time ages are: exit code %d\n%s", code, out)
+		}
+		if code, out, _ := run("census", "--snapshot", snapshot, "-w", "html"); code != 0 || !strings.Contains(out, "ages are as of "+got.AsOf.Format(time.RFC3339)) {
+			t.Errorf("the page does not say of what time ages are: exit code %d", code)
+		}
+	}
+	code, out, errs := run("census", "diff", files[0], files[1], "-w", "json")
+	var d census.Diff
+	if err := json.Unmarshal([]byte(out), &d); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v: %s", code, err, errs)
+	}
+	for _, r := range d.Resources {
+		if r.Resource != "events" {
+			continue
+		}
+		if growth := float64(r.Bytes.Growth); growth <= 0 || r.BytesPerDay == nil || math.Abs(*r.BytesPerDay-growth) > 0.02*growth {
+			t.Errorf("events: got %v bytes a day of a growth of %v in a day", r.BytesPerDay, growth)
+		}
+		return
+	}
+	t.Errorf("no growth of events in %+v", d)
 }
