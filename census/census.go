@@ -210,6 +210,7 @@ type database interface {
 	Size() int64
 	Info() keyspace.FileInfo
 	Pages(ctx context.Context) (keyspace.FilePages, error)
+	Guard(do func() error) error
 }
 
 // Take reads the keyspace once. Of a file it also counts history and free pages. It ends with the scanner's first
@@ -253,15 +254,27 @@ func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	}
 	t := newTally(layout, o, s.Revision(), latest)
 	repins := repinsOf(s)
-	n := 0
-	for e, err := range s.Scan(ctx, r) {
-		if err != nil {
-			return nil, fmt.Errorf("census: %w", err)
+	read := func() error {
+		n := 0
+		for e, err := range s.Scan(ctx, r) {
+			if err != nil {
+				return err
+			}
+			t.add(&e)
+			if n++; n%progressEvery == 0 && o.Progress != nil {
+				o.Progress(t.keys, t.bytes)
+			}
 		}
-		t.add(&e)
-		if n++; n%progressEvery == 0 && o.Progress != nil {
-			o.Progress(t.keys, t.bytes)
-		}
+		return nil
+	}
+	var err error
+	if isFile {
+		err = db.Guard(read) // values are touched first here
+	} else {
+		err = read()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("census: %w", err)
 	}
 	if o.Progress != nil {
 		o.Progress(t.keys, t.bytes)

@@ -78,6 +78,16 @@ type Integrity = etcdfile.Integrity
 // Verify reads the whole file and compares the checksum that a snapshot carries.
 func (f *File) Verify(ctx context.Context) (Integrity, error) { return f.db.Verify(ctx) }
 
+// Leaves counts the pages that hold keys.
+func (f *File) Leaves(ctx context.Context) (int64, error) { return f.db.Leaves(ctx) }
+
+// Walked is how many of the Leaves the latest Scan has read.
+func (f *File) Walked() int64 { return f.db.Walked() }
+
+// Guard runs do, which reads entries of Scan in its own goroutine, and gives ErrDamaged where their bytes cannot be read:
+// the file was cut meanwhile, or its disk failed. Without it that ends the process.
+func (f *File) Guard(do func() error) error { return f.db.Guard(do) }
+
 // Scan yields entries newest first, in descending order of revision. Up to 20 bytes are kept for each key meanwhile.
 // Other than the interface asks, entries stay valid until Close; they must not be written to.
 func (f *File) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {

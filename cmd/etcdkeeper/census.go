@@ -111,9 +111,11 @@ func (a *app) censusOfFile(ctx context.Context, f censusFlags, o census.Options)
 		return nil, fmt.Errorf("read the time of the file: %w", err)
 	}
 	o.Source, o.Modified = f.snapshot, written.ModTime()
-	bar := a.progress(-1, "reading "+f.snapshot)
-	o.Progress = func(keys, _ int64) { _ = bar.Set64(keys) }
-	defer func() { _ = bar.Finish() }()
+	stop, err := a.fileProgress(ctx, file, "reading "+f.snapshot)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
 	c, err := census.Take(ctx, file, o)
 	if err == nil && f.verify {
 		c.File.SHA256, c.File.Hash = hex.EncodeToString(sums.SHA256), fmt.Sprintf("%x", sums.Hash)

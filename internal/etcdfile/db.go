@@ -57,6 +57,7 @@ type DB struct {
 	freelist uint64
 	buckets  []bucket
 	keyPages atomic.Uint64 // pages of the keys' bucket, once it has been walked; 0 before
+	walked   atomic.Int64  // leaves of the keys' bucket
 }
 
 type bucket struct {

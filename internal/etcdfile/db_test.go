@@ -270,25 +270,3 @@ func TestOpen_Refuses(t *testing.T) {
 		}
 	})
 }
-
-// FuzzOpen damages a good database: whatever comes of it, it is no panic, no fault and no endless loop.
-func FuzzOpen(f *testing.F) {
-	good, err := os.ReadFile(database(f, 60, 2, 50))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(uint32(0), []byte{0})
-	for _, at := range []uint32{8, 24, 40, 4096 + 40, 8192, 8192 + 8, 12288 + 10, 16384 + 16, 20480 + 12, 24576} {
-		f.Add(at, []byte{0xff, 0xff, 0xff, 0xff})
-		f.Add(at, []byte{2, 0, 0, 0, 0, 0, 0, 0})
-	}
-	path := filepath.Join(f.TempDir(), "db")
-	f.Fuzz(func(t *testing.T, at uint32, patch []byte) {
-		data := bytes.Clone(good)
-		copy(data[int(at)%len(data):], patch)
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		_, _, _, _ = walkAll(path)
-	})
-}

@@ -32,6 +32,7 @@ type Query struct {
 
 // Records yields the records newest first: in descending order of revision. What is kept meanwhile is 10 to 20 bytes
 // for each key. The sequence ends with the first error.
+// Where the file may be cut or its disk fail meanwhile, the loop over them runs in Guard.
 func (d *DB) Records(ctx context.Context, q Query) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -97,7 +98,14 @@ type reader struct {
 }
 
 func (r *reader) walk(ctx context.Context) error {
-	pages, err := r.d.walk(*r.d.bucket("key"), true, func(l leaf) error { return r.leaf(ctx, l) })
+	r.d.walked.Store(0)
+	pages, err := r.d.walk(*r.d.bucket("key"), true, func(l leaf) error {
+		if err := r.leaf(ctx, l); err != nil {
+			return err
+		}
+		r.d.walked.Add(1)
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -194,8 +202,8 @@ func (r *reader) settle(ctx context.Context) error {
 		}
 		b.records = b.records[:n]
 		// Reading behind the end of a file that was cut meanwhile would be a fault in whoever uses the records.
-		if info, err := r.d.file.Stat(); err != nil || info.Size() != int64(len(r.d.data)) {
-			return fmt.Errorf("the file was changed while it was read: %w", ErrDamaged)
+		if err := r.d.unchanged(); err != nil {
+			return err
 		}
 		if err := hand(ctx, r.full, b); err != nil {
 			return err
