@@ -210,7 +210,6 @@ type database interface {
 	Size() int64
 	Info() keyspace.FileInfo
 	Pages(ctx context.Context) (keyspace.FilePages, error)
-	Guard(do func() error) error
 }
 
 // Take reads the keyspace once. Of a file it also counts history and free pages. It ends with the scanner's first
@@ -267,13 +266,7 @@ func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 		}
 		return nil
 	}
-	var err error
-	if isFile {
-		err = db.Guard(read) // values are touched first here
-	} else {
-		err = read()
-	}
-	if err != nil {
+	if err := keyspace.Guarded(s, read); err != nil { // values are touched first here
 		return nil, fmt.Errorf("census: %w", err)
 	}
 	if o.Progress != nil {

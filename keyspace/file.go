@@ -88,6 +88,14 @@ func (f *File) Walked() int64 { return f.db.Walked() }
 // the file was cut meanwhile, or its disk failed. Without it that ends the process.
 func (f *File) Guard(do func() error) error { return f.db.Guard(do) }
 
+// Guarded runs do, which reads entries of s in its own goroutine: for a File in its Guard.
+func Guarded(s Scanner, do func() error) error {
+	if f, ok := s.(interface{ Guard(do func() error) error }); ok {
+		return f.Guard(do)
+	}
+	return do()
+}
+
 // Scan yields entries newest first, in descending order of revision. Up to 20 bytes are kept for each key meanwhile.
 // Other than the interface asks, entries stay valid until Close; they must not be written to.
 func (f *File) Scan(ctx context.Context, r Range) iter.Seq2[Entry, error] {
