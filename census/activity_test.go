@@ -179,4 +179,32 @@ func TestTake_Activity(t *testing.T) {
 			t.Errorf("config maps: got %+v, want all written within the week and none within the day", maps)
 		}
 	})
+	t.Run("more namespaces than have room", func(t *testing.T) {
+		f := &fakeLive{}
+		const kept, more = 6000, 50
+		for i := range kept + more {
+			f.add(fmt.Sprintf("/registry/configmaps/ns-%04d/a", i), made(readAt.Add(-time.Minute)))
+		}
+		f.add("/registry/configmaps/ns-0000/b", made(readAt.Add(-time.Minute)))
+		f.add("/registry/secrets/ns-0000/a", made(readAt.Add(-time.Minute))) // beyond the bound: so is its namespace
+		c := take(t, f, census.Options{Now: readAt, Top: 10_000})
+		if a := row(t, c, "configmaps").Activity; a[0].Created != kept+more+1 || a[0].LastWritten != kept+more+1 {
+			t.Errorf("config maps: got %+v, want all %d", a, kept+more+1)
+		}
+		empty := map[bool]int{}
+		for _, n := range row(t, c, "configmaps").Namespaces {
+			if len(n.Activity) > 0 && n.Activity[0].Created != n.Keys {
+				t.Errorf("config maps in %s: got %+v", n.Namespace, n)
+			}
+			empty[len(n.Activity) == 0]++
+		}
+		if empty[true] != more || empty[false] != kept {
+			t.Errorf("got %v config maps by whether activity is left out, want %d and %d", empty, more, kept)
+		}
+		for _, n := range c.Namespaces {
+			if (len(n.Activity) == 0) != (n.Namespace == "ns-0000" || n.Namespace >= "ns-6000") {
+				t.Errorf("%s: got %+v", n.Namespace, n)
+			}
+		}
+	})
 }

@@ -231,11 +231,11 @@ const ownDir = "etcdkeeper"
 func (f *finder) outside() {
 	_, t := f.resource("", keyspace.Other)
 	var programs []*cell
-	var own figures
+	var ownKeys, ownBytes int64
 	for _, c := range t.cells {
-		own.add(c.under)
-		if rest := c.keys - c.under.keys; c.name != ownDir && rest >= max(1, f.th.OutsideKeys) {
-			programs = append(programs, &cell{name: c.name, figures: figures{keys: rest, bytes: c.bytes - c.under.bytes}})
+		ownKeys, ownBytes = ownKeys+c.underKeys, ownBytes+c.underBytes
+		if rest := c.keys - c.underKeys; c.name != ownDir && rest >= max(1, f.th.OutsideKeys) {
+			programs = append(programs, &cell{name: c.name, figures: figures{keys: rest, bytes: c.bytes - c.underBytes}})
 		}
 	}
 	programs = most(programs, func(*cell) bool { return true })
@@ -245,9 +245,9 @@ func (f *finder) outside() {
 			Advice: advice}, format, args...)
 	}
 	// Below its own prefix the API server has one key that is no object, by which it asks whether etcd is well.
-	if own.keys > 1 && own.keys >= f.th.OutsideKeys {
+	if ownKeys > 1 && ownKeys >= f.th.OutsideKeys {
 		prefix := f.t.layout.Prefix()
-		add(prefix, own.keys, "%s of %s under the API server's own prefix %q are laid out as no object is.", count(own.keys, "key"), human(own.bytes), prefix)
+		add(prefix, ownKeys, "%s of %s under the API server's own prefix %q are laid out as no object is.", count(ownKeys, "key"), human(ownBytes), prefix)
 	}
 	for _, c := range programs[:min(maxPrograms, len(programs))] {
 		name := Printable(c.name)

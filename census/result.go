@@ -91,17 +91,18 @@ func (t *tally) namespaceRows(limits []float64) ([]Namespace, int64) {
 		return cmp.Or(cmp.Compare(b.keys, a.keys), cmp.Compare(b.bytes, a.bytes), strings.Compare(a.name, b.name))
 	})
 	shown = shown[:min(t.top, len(shown))]
+	times, blind := map[*namespace]histogram{}, map[*namespace]bool{}
 	for _, ns := range shown {
-		ns.times = newHistogram(t.clock.revision)
+		times[ns] = newHistogram(t.clock.revision)
 	}
 	for _, r := range t.resources {
 		for _, c := range r.cells {
-			switch {
-			case c.ns == nil || c.ns.times == nil || c.keys == 0:
+			switch sum := times[c.ns]; {
+			case sum == nil || c.keys == 0:
 			case c.shared:
-				c.ns.blind = true
+				blind[c.ns] = true
 			default:
-				c.ns.times.add(c.times)
+				sum.add(c.times)
 			}
 		}
 	}
@@ -109,8 +110,8 @@ func (t *tally) namespaceRows(limits []float64) ([]Namespace, int64) {
 	for _, ns := range shown {
 		row := Namespace{Namespace: Printable(ns.name), Keys: ns.keys, Bytes: ns.bytes, MeanBytes: ns.mean(), LargestBytes: ns.largest,
 			Share: t.part(ns.bytes), Versions: ns.versions, Leased: ns.leased, Encrypted: ns.encrypted, Resource: ns.of, Activity: []Activity{}}
-		if !ns.blind {
-			row.Activity = ns.times.activity(limits, t.clock.revision)
+		if !blind[ns] {
+			row.Activity = times[ns].activity(limits, t.clock.revision)
 		}
 		out = append(out, row)
 	}

@@ -69,10 +69,8 @@ func (f *figures) mean() int64 { return f.bytes / max(1, f.keys) }
 type namespace struct {
 	name string
 	figures
-	most  int64  // bytes of the cell that has most
-	of    string // and its resource
-	times histogram
-	blind bool // a cell has no activity of its own
+	most int64  // bytes of the cell that has most
+	of   string // and its resource
 }
 
 // cell is a resource in a namespace.
@@ -85,7 +83,7 @@ type cell struct {
 	shared bool // times is that of the resource
 	folded bool // it is for all keys of the resource that have no cell, since there were too many
 
-	under figures // of keys that are no objects, those below the API server's own prefix
+	underKeys, underBytes int64 // of keys that are no objects, those below the API server's own prefix
 }
 
 type resource struct {
@@ -150,8 +148,8 @@ func (t *tally) add(e *keyspace.Entry) {
 		}
 	}
 	if r.other && bytes.HasPrefix(e.Key, t.prefix) {
-		c.under.keys++
-		c.under.bytes += size
+		c.underKeys++
+		c.underBytes += size
 	}
 	c.times[age(t.clock.revision, max(0, e.CreateRevision))][created]++
 	c.times[age(t.clock.revision, max(0, e.ModRevision))][written]++
