@@ -76,7 +76,9 @@ func TestTake(t *testing.T) {
 		t.Fatal(err)
 	}
 	total := sums{}
+	exact := newTruth()
 	for _, kv := range all.Kvs {
+		exact.add(t, kv)
 		// The first two or three elements of the path name a resource, spelled otherwise than in a Layout.
 		parts := strings.Split(string(kv.Key), "/")
 		name := "other"
@@ -193,16 +195,20 @@ func TestTake(t *testing.T) {
 			t.Fatal(err)
 		}
 		check(t, got)
+		exact.check(t, "live", take(t, live, census.Options{Now: now, Top: 1000}))
 		if got.File != nil || got.Resources[0].HistoryBytes != nil || got.Resources[0].Tombstones != nil {
 			t.Error("a live census claims to know history")
 		}
 	})
 	t.Run("file", func(t *testing.T) {
-		file, err := keyspace.OpenFile(save(t, c))
+		path := save(t, c)
+		file, err := keyspace.OpenFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer file.Close()
+		exact.history(t, path)
+		exact.check(t, "file", take(t, file, census.Options{Now: now, Top: 1000}))
 		got, err := census.Take(ctx, file, census.Options{Source: "file", Now: now})
 		if err != nil {
 			t.Fatal(err)

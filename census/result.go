@@ -55,7 +55,7 @@ func (t *tally) row(r *resource, file bool, limits []float64) Resource {
 			continue
 		}
 		c.ns.figures.add(c.figures)
-		if c.bytes > c.ns.most {
+		if c.bytes > c.ns.most || c.bytes == c.ns.most && row.Name() < c.ns.of {
 			c.ns.most, c.ns.of = c.bytes, row.Name()
 		}
 	}
