@@ -2,6 +2,7 @@ package keyspace
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 )
 
@@ -95,21 +96,73 @@ func TestLayout_PartsAllocatesNothing(t *testing.T) {
 	}
 }
 
+// FuzzLayout_Parts: the parts that are told make up the key again, and are those of all its neighbours.
 func FuzzLayout_Parts(f *testing.F) {
-	for _, k := range []string{"/registry/pods/default/web-0", "/registry/a.b/c/d/e", "/registry/services/specs/a/b", "/", "", "compact_rev_key"} {
+	for _, k := range []string{"/registry/pods/default/web-0", "/registry/a.b/c/d/e", "/registry/services/specs/a/b", "/registry/minions/n", "/registry/gizmos/a/b",
+		"/registry/a.b/c/d", "/registry/pods//x", "/registry/pods/a/", "/registry/a.b//c", "//x/y", "/calico/a/b", "/", "", "compact_rev_key"} {
 		f.Add([]byte(k))
 	}
 	l := NewLayout("")
 	f.Fuzz(func(t *testing.T, key []byte) {
 		p := l.Parts(key)
-		if len(p.Resource) == 0 {
-			t.Fatalf("key %q: no resource", key)
+		r := p.Strings()
+		switch r.Resource {
+		case CompactRevKey:
+			if string(key) != CompactRevKey && !bytes.HasPrefix(key, []byte("/registry/compact_rev_key/")) {
+				t.Fatalf("key %q: got %+v", key, r)
+			}
+			return
+		case Other:
+			if bytes.HasPrefix(key, []byte("/registry/other/")) {
+				return // a plural that nobody has
+			}
+			if trimmed := strings.TrimLeft(string(key), "/"); trimmed != r.Namespace+"/"+r.Name && (trimmed != r.Namespace || r.Name != "") || r.Group != "" {
+				t.Fatalf("key %q: got %+v", key, r)
+			}
+			return
 		}
-		if string(p.Resource) != CompactRevKey && !bytes.Equal(key[p.NameAt:], p.Name) {
-			t.Fatalf("key %q: name %q is not at %d", key, p.Name, p.NameAt)
+		if r.Resource == "" || r.Name == "" || !bytes.Equal(key[p.NameAt:], p.Name) {
+			t.Fatalf("key %q: got %+v with the name at %d", key, r, p.NameAt)
 		}
-		if string(p.Resource) != Other && string(p.Resource) != CompactRevKey && len(p.Group) == 0 != (string(p.Group) == "") {
-			t.Fatalf("key %q: group %q", key, p.Group)
+		// The directory is that of the resource, or what is written as an API group, a plural and a namespace.
+		written := l.Prefix() + r.Resource + "/"
+		if r.Group != "" {
+			written = l.Prefix() + r.Group + "/" + r.Resource + "/"
+		}
+		if r.Namespace != "" {
+			written += r.Namespace + "/"
+		}
+		if dir := string(key[:p.NameAt]); dir != written && dir != l.Dir(r.Group, r.Resource, r.Namespace) {
+			t.Fatalf("key %q: got %+v, which does not lie under %q", key, r, dir)
+		}
+		neighbour := append(bytes.Clone(key[:p.NameAt]), 'x')
+		if n := l.Resource(neighbour); n.Group != r.Group || n.Resource != r.Resource || n.Namespace != r.Namespace || n.Name != "x" {
+			if !strings.Contains(r.Name, "/") {
+				t.Fatalf("key %q: got %+v, and %+v for %q", key, r, n, neighbour)
+			}
+		}
+	})
+}
+
+// FuzzLayout_Dir: a custom resource's key is read back as it was made.
+func FuzzLayout_Dir(f *testing.F) {
+	f.Add("argoproj.io", "workflows", "ci", "nightly")
+	f.Add("cilium.io", "ciliumidentities", "", "1")
+	f.Add("batch.example.com", "jobs", "a", "b")
+	f.Add("a.b", "services", "specs", ".")
+	l := NewLayout("")
+	f.Fuzz(func(t *testing.T, group, resource, namespace, name string) {
+		for _, e := range []string{group, resource, namespace, name} {
+			if strings.Contains(e, "/") {
+				return
+			}
+		}
+		if _, builtin := paths[GroupResource(group, resource)]; builtin || !strings.Contains(group, ".") || resource == "" || name == "" {
+			return
+		}
+		want := Resource{group, resource, namespace, name}
+		if got := l.Resource([]byte(l.Dir(group, resource, namespace) + name)); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
 		}
 	})
 }

@@ -2,9 +2,12 @@ package keyspace_test
 
 import (
 	"bytes"
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -137,26 +140,136 @@ func TestValueEncoding(t *testing.T) {
 	}
 }
 
+// FuzzValueEncoding: what begins as an encoding begins is told as that one, whatever follows, and nothing else is; a
+// provider is told for what is encrypted and as it is written.
+func FuzzValueEncoding(f *testing.F) {
+	for _, v := range encode(f, job()) {
+		f.Add("aescbc", v)
+	}
+	f.Add("kms", []byte("k8s:enc:kms:v2:provider:x"))
+	f.Add("", []byte("k8s:enc:"))
+	f.Add("x", []byte(" \n{}"))
+	f.Add(strings.Repeat("n", 64), []byte("k8s:enc"))
+	starts := []struct {
+		start string
+		want  keyspace.Encoding
+	}{{"k8s\x00", keyspace.EncodingProtobuf}, {"k8s:enc:", keyspace.EncodingEncrypted}, {"\xd9\xd9\xf7", keyspace.EncodingCBOR},
+		{"{", keyspace.EncodingJSON}, {" \t\r\n{", keyspace.EncodingJSON}}
+	f.Fuzz(func(t *testing.T, provider string, value []byte) {
+		for _, s := range starts {
+			if got := keyspace.ValueEncoding(append([]byte(s.start), value...)); got != s.want {
+				t.Errorf("%q and %q: got %s, want %s", s.start, value, got, s.want)
+			}
+		}
+		begins := func(want keyspace.Encoding) bool {
+			return slices.ContainsFunc(starts, func(s struct {
+				start string
+				want  keyspace.Encoding
+			}) bool {
+				return s.want == want && bytes.HasPrefix(value, []byte(s.start))
+			})
+		}
+		switch got := keyspace.ValueEncoding(value); got {
+		case keyspace.EncodingEmpty:
+			if len(value) > 0 {
+				t.Errorf("%q: got %s", value, got)
+			}
+		case keyspace.EncodingJSON:
+			if !strings.HasPrefix(strings.Trim(string(value), " \t\r\n"), "{") {
+				t.Errorf("%q: got %s", value, got)
+			}
+		default:
+			if begins(got) == (got == keyspace.EncodingUnknown) {
+				t.Errorf("%q: got %s", value, got)
+			}
+		}
+		encrypted := keyspace.ValueEncoding(value) == keyspace.EncodingEncrypted
+		if p := keyspace.EncryptionProvider(value); (p != nil) != encrypted || !bytes.HasPrefix(value, append([]byte("k8s:enc:"), p...)) && encrypted {
+			t.Errorf("%q: got provider %q", value, p)
+		}
+		want := provider
+		if i := strings.IndexByte(provider, ':'); i >= 0 {
+			want = provider[:i]
+		}
+		if len(want) >= 64 {
+			want = "" // no provider has such a name
+		}
+		if got := keyspace.EncryptionProvider(append([]byte("k8s:enc:"+provider+":"), value...)); got == nil || string(got) != want {
+			t.Errorf("of %q: got %q, want %q", provider, got, want)
+		}
+	})
+}
+
+// FuzzReadMeta: what is read of any value is in the value, lists included, and what cannot be read is told.
 func FuzzReadMeta(f *testing.F) {
 	for _, v := range encode(f, job()) {
 		f.Add(v)
 	}
 	f.Add([]byte("k8s\x00"))
 	f.Add([]byte("k8s:enc:aescbc:v1:"))
+	f.Add([]byte("text"))
 	f.Fuzz(func(t *testing.T, value []byte) {
 		m, err := keyspace.ReadMeta(value)
+		encoding := keyspace.ValueEncoding(value)
+		opaque := encoding == keyspace.EncodingUnknown || encoding == keyspace.EncodingEmpty || encoding == keyspace.EncodingEncrypted
+		if m.Encoding != encoding || errors.Is(err, keyspace.ErrOpaque) != opaque {
+			t.Fatalf("%q: got %s, %v", value, m.Encoding, err)
+		}
 		if err != nil {
 			return
 		}
-		for range m.Owners() {
+		read := [][]byte{m.APIVersion, m.Kind, m.Namespace, m.Name, m.GenerateName, m.UID, m.Body}
+		for o := range m.Owners() {
+			read = append(read, o.APIVersion, o.Kind, o.Name, o.UID)
 		}
-		for range m.Managers() {
+		for o := range m.Managers() {
+			read = append(read, o.Name, o.Operation, o.Subresource)
 		}
-		for range m.Finalizers() {
+		for v := range m.Finalizers() {
+			read = append(read, v)
 		}
-		for range m.Labels() {
+		for k, v := range m.Labels() {
+			read = append(read, k, v)
 		}
-		for range m.Annotations() {
+		for k, v := range m.Annotations() {
+			read = append(read, k, v)
+		}
+		if encoding != keyspace.EncodingProtobuf {
+			return // decoded: escapes and cases are not what stands there
+		}
+		for _, b := range read {
+			if !bytes.Contains(value, b) {
+				t.Errorf("%q is not in %q", b, value)
+			}
+		}
+	})
+}
+
+// FuzzReadMeta_RoundTrip: what Kubernetes writes is read back, in each encoding.
+func FuzzReadMeta_RoundTrip(f *testing.F) {
+	f.Add("nightly-1", "ci", "kubectl", int64(1_700_000_000))
+	f.Add("", "", "", int64(1))
+	f.Fuzz(func(t *testing.T, name, namespace, manager string, seconds int64) {
+		for _, s := range []string{name, namespace, manager} {
+			if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+				return // no name has others
+			}
+		}
+		if seconds <= 0 || seconds > 1<<35 {
+			return
+		}
+		j := job()
+		created := metav1.NewTime(time.Unix(seconds, 0))
+		j.Name, j.Namespace, j.ManagedFields[0].Manager, j.CreationTimestamp = name, namespace, manager, created
+		for encoding, value := range encode(t, j) {
+			m, err := keyspace.ReadMeta(value)
+			if err != nil {
+				t.Fatalf("%s: %v", encoding, err)
+			}
+			managers := slices.Collect(m.Managers())
+			if string(m.Name) != name || string(m.Namespace) != namespace || m.Created != seconds || len(managers) != 1 || string(managers[0].Name) != manager {
+				t.Errorf("%s: got %q in %q of %d, managers %+v; want %q in %q of %d by %q", encoding, m.Name, m.Namespace, m.Created, managers, name, namespace, seconds, manager)
+			}
 		}
 	})
 }

@@ -56,11 +56,17 @@ func Scan(ctx context.Context, s keyspace.Scanner, layout *keyspace.Layout, o Sc
 
 func scanRange(ctx context.Context, s keyspace.Scanner, r keyspace.Range, layout *keyspace.Layout, o ScanOptions) (Evidence, error) {
 	t := &scanner{o: o, layout: layout, byName: map[string]*scanTally{}, noisy: map[noisyKey]*NoisySource{}}
-	for e, err := range s.Scan(ctx, r) {
-		if err != nil {
-			return Evidence{}, fmt.Errorf("scan the keyspace: %w", err)
+	err := keyspace.Guarded(s, func() error {
+		for e, err := range s.Scan(ctx, r) {
+			if err != nil {
+				return err
+			}
+			t.entry(e)
 		}
-		t.entry(e)
+		return nil
+	})
+	if err != nil {
+		return Evidence{}, fmt.Errorf("scan the keyspace: %w", err)
 	}
 	return t.evidence(s.Revision()), nil
 }
