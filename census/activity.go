@@ -65,6 +65,8 @@ type clock struct {
 	revision int64 // that is read: its age is 0
 	bound    int64 // Unix seconds; a time behind it is of a clock that is wrong
 	latest   int64 // that was seen, 0 for none
+	now      int64 // of who reads
+	beyond   int64 // the latest that was seen behind bound and not behind now, 0 for none
 	seen     [ageBuckets]anchor
 }
 
@@ -75,6 +77,9 @@ type anchor struct{ age, at int64 }
 // what they tell cannot be later than the revision that holds it.
 func (c *clock) saw(revision, at int64) {
 	if at <= 0 || at > c.bound {
+		if at <= c.now {
+			c.beyond = max(c.beyond, at)
+		}
 		return
 	}
 	c.latest = max(c.latest, at)

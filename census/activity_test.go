@@ -56,6 +56,14 @@ func TestTake_OldFile(t *testing.T) {
 			t.Errorf("got as of %s, want %s", c.AsOf, old)
 		}
 	})
+	t.Run("the file's time was lost", func(t *testing.T) {
+		f := &fakeFile{}
+		f.live.add("/registry/pods/a/one", made(old))
+		f.live.add("/registry/pods/a/two", made(readAt.Add(time.Hour)))
+		if c := take(t, f, census.Options{Now: readAt, Modified: time.Unix(0, 0)}); !c.AsOf.Equal(old) || c.AsOfBasis != census.AsOfObjects {
+			t.Errorf("got as of %s (%s), want %s", c.AsOf, c.AsOfBasis, old)
+		}
+	})
 	t.Run("no times", func(t *testing.T) {
 		f := &fakeFile{}
 		f.live.add("/registry/pods/a/one", "k8s:enc:aescbc:v1:key1:x")

@@ -4,6 +4,7 @@
 package census
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -272,8 +273,9 @@ func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 	if o.Progress != nil {
 		o.Progress(t.keys, t.bytes)
 	}
-	if isFile && t.clock.latest > 0 {
-		latest, basis = time.Unix(t.clock.latest, 0).UTC(), AsOfObjects
+	// A file's time that is before all that its objects tell of was lost, as by an archive that sets every file's to 0.
+	if at := cmp.Or(t.clock.latest, t.clock.beyond); isFile && at > 0 {
+		latest, basis = time.Unix(at, 0).UTC(), AsOfObjects
 	}
 	c := t.result(isFile, latest)
 	c.Taken, c.Source, c.Prefix, c.Revision, c.Repins = o.Now, o.Source, layout.Prefix(), s.Revision(), repinsOf(s)-repins

@@ -56,7 +56,7 @@ type Thresholds struct {
 	PodsPerNamespace        int64 `yaml:"podsPerNamespace" doc:"Pods in a namespace, by Kubernetes' scalability thresholds."`
 	ServicesPerNamespace    int64 `yaml:"servicesPerNamespace" doc:"Services in a namespace, by Kubernetes' scalability thresholds."`
 	DeploymentsPerNamespace int64 `yaml:"deploymentsPerNamespace" doc:"Deployments in a namespace, by Kubernetes' scalability thresholds."`
-	// FinishedWithoutTTL: finished Jobs that nothing will ever delete.
+	// FinishedWithoutTTL: finished Jobs that stay until somebody deletes them, CronJobs' aside.
 	FinishedWithoutTTL int64 `yaml:"finishedWithoutTTL" doc:"Finished Jobs or Workflows without a TTL."`
 	// FinishedPerCron: by default a CronJob keeps 3 successful and 1 failed; this leaves room for higher limits.
 	FinishedPerCron int64 `yaml:"finishedPerCron" doc:"Finished Jobs or Workflows for each CronJob or CronWorkflow from which history limits do not seem to hold. 0: never."`

@@ -148,7 +148,7 @@ func (f *finder) finished() {
 		r, t := f.resource(k.group, k.resource)
 		if n := t.samples.scale(t.samples.noTTL, t.keys); n >= max(1, f.th.FinishedWithoutTTL) {
 			f.add(Finding{ID: "finished-without-ttl", Severity: Warning, Resource: r.Name(), Value: float64(n), Threshold: float64(f.th.FinishedWithoutTTL), Advice: k.setting},
-				"About %d of %d %s are finished, have no TTL and belong to no %s: nothing will delete them, and every list of them grows (estimated from %d values).",
+				"About %d of %d %s are finished, have no TTL and belong to no %s: they stay until somebody deletes them or their owner, and every list of them grows (estimated from %d values).",
 				n, r.Keys, r.Name(), k.crons, r.Sampled)
 		}
 		crons, _ := f.resource(k.group, k.cron)

@@ -22,8 +22,8 @@ const (
 type sampler struct {
 	next, last, sampled int64
 	managers            map[string]*int64
-	noTTL               int64    // finished Jobs and Workflows that nobody deletes
-	ofCron              int64    // those whose CronJob or CronWorkflow should
+	noTTL               int64    // finished Jobs and Workflows without a TTL
+	ofCron              int64    // those that a CronJob or CronWorkflow made
 	events              []sample // of events alone
 }
 

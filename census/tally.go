@@ -103,7 +103,7 @@ type resource struct {
 func newTally(l *keyspace.Layout, o Options, revision int64, latest time.Time) *tally {
 	t := &tally{layout: l, prefix: []byte(l.Prefix()), large: int64(o.Thresholds.LargeObject), top: o.Top,
 		resources: map[resourceName]*resource{}, namespaces: map[string]*namespace{}, cells: map[string]*cell{}}
-	t.clock.revision, t.clock.bound = revision, latest.Unix()
+	t.clock.revision, t.clock.bound, t.clock.now = revision, latest.Unix(), o.Now.Unix()
 	t.stems.init()
 	t.overflow = t.newResource(resourceName{"", keyspace.Other})
 	t.largest.n = max(o.Top, maxNearLimit)
