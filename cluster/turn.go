@@ -337,6 +337,11 @@ func (h *HeldTurn) End(ctx context.Context, state TurnState, result any) error {
 			}
 			return ErrTurnGone
 		})
+		if IsNoSpace(err) {
+			// Nothing can be written, and a turn that stands closes a gate of the run that is needed now.
+			h.withdraw(ctx)
+			break
+		}
 		if err == nil || errors.Is(err, ErrTurnGone) || time.Now().After(end) || sleep(ctx, time.Second) != nil {
 			break
 		}
@@ -345,6 +350,17 @@ func (h *HeldTurn) End(ctx context.Context, state TurnState, result any) error {
 		return fmt.Errorf("say how the turn ended: %w", err)
 	}
 	return nil
+}
+
+// withdraw deletes the turn, which is possible without space too.
+func (h *HeldTurn) withdraw(ctx context.Context) {
+	err := h.c.Any(ctx, func(ctx context.Context, cl *clientv3.Client) error {
+		_, err := cl.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(turnKey), "=", h.turn.modRevision)).Then(clientv3.OpDelete(turnKey)).Commit()
+		return err
+	})
+	if err != nil {
+		h.c.log.Debug("the turn was not withdrawn", "err", err)
+	}
 }
 
 func (h *HeldTurn) stop() {

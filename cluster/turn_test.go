@@ -183,6 +183,26 @@ func TestClient_Turn_Refusals(t *testing.T) {
 	})
 }
 
+// TestHeldTurn_End_NoSpace proves that a turn that cannot say how it ended does not stand in the way of the next run.
+func TestHeldTurn_End_NoSpace(t *testing.T) {
+	e, cl := embedded(t)
+	coordinator, keeper := newClient(t, e.Endpoint), newClient(t, e.Endpoint)
+	_, turn := offer(t, coordinator)
+	held, err := keeper.TakeTurn(t.Context(), *stands(t, keeper), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noSpace(t, cl, true)
+	start := time.Now()
+	if err := held.End(t.Context(), cluster.TurnDone, struct{}{}); !cluster.IsNoSpace(err) {
+		t.Errorf("got %v after %s, want that there is no space", err, time.Since(start))
+	}
+	if now := stands(t, coordinator); now != nil {
+		t.Errorf("turn %s stands: %+v", turn.ID, now)
+	}
+	held.Release()
+}
+
 func TestClient_WatchTurn(t *testing.T) {
 	e, _ := embedded(t)
 	c := newClient(t, e.Endpoint)

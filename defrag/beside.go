@@ -275,13 +275,16 @@ func (k *Keeper) takeTurn(ctx context.Context, t cluster.Turn) (release func()) 
 		return held.Release
 	}
 	return func() {
-		defer held.Release()
-		// The lease holds the result until the coordinator has read it.
+		// The lease holds the result until the coordinator has read it; where the keeper stops before, it ends by itself.
 		for end := time.Now().Add(minTurnTTL / 2); time.Now().Before(end); {
 			now, err := k.c.ReadTurn(context.WithoutCancel(ctx))
-			if err == nil && (now == nil || now.ID != t.ID) || sleep(ctx, time.Second) != nil {
+			if err == nil && (now == nil || now.ID != t.ID) {
+				break
+			}
+			if sleep(ctx, time.Second) != nil {
 				return
 			}
 		}
+		held.Release()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkeeper/etcdkeeper/cluster"
@@ -32,6 +33,9 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 		return refuse(closed[0].String())
 	case !ok || m.ID != held.Member():
 		return refuse("this keeper is not beside that member any more")
+	case o.leads(v, m.ID):
+		did.Leads = true
+		return refuse("the member has become the leader since its turn was offered")
 	}
 
 	// The keeper's own connections pass the rule: they are made anew, marked where that is possible.
@@ -53,30 +57,31 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 			c = exempt
 			// Whatever happens from here on, also a panic, the rule goes.
 			defer func() { _, _ = d.Stop() }()
-			if sleep(ctx, drainLead) != nil {
-				return refuse("the keeper beside the member stops")
-			}
+			_ = sleep(ctx, drainLead) // the fence sees whether ctx has ended
 		}
 	}
 	if why := k.fence(ctx, held, c, v, m); why != "" {
-		return refuse(why)
+		refuse(why)
+	} else {
+		k.disturb(ctx, c, m, o, &did)
 	}
-	k.disturb(ctx, c, m, o, &did)
-	if d != nil {
-		// Where this fails nothing is lost: the coordinator asks for the hash at the end.
-		if o.Work == workDefragment && o.Revision > 0 && did.Error == "" && d.Active() {
-			if err := hashBeside(ctx, c, m, o.Revision, &did); err != nil {
-				did.Notes = append(did.Notes, "no hash under the drain: "+err.Error())
-			}
+	if d == nil {
+		return did
+	}
+	// Where this fails nothing is lost: the coordinator asks for the hash at the end.
+	if o.Work == workDefragment && o.Revision > 0 && did.Error == "" && d.Active() {
+		if err := hashBeside(ctx, c, m, o.Revision, &did); err != nil {
+			did.Notes = append(did.Notes, "no hash under the drain: "+err.Error())
 		}
-		k.undrain(ctx, d, m, &did)
 	}
+	k.undrain(ctx, d, m, &did)
+	k.lookAgain(ctx) // for the coordinator, which waits for clients to come back
 	return did
 }
 
 // alone is a run without a lock, which gives no turns: what it does to the member is done from here.
 func (k *Keeper) alone(c *cluster.Client, o Options) *run {
-	return &run{Runner: &Runner{c: Client{c}, cfg: k.cfg, opts: o, t: defaultTiming(), now: time.Now}, done: map[cluster.ID]bool{}}
+	return &run{Runner: &Runner{c: Client{c}, cfg: k.cfg, opts: o, t: defaultTiming(), now: time.Now}, done: map[cluster.ID]bool{}, beside: true}
 }
 
 // fresh reads every gate that a keeper in a turn can read. The lock and the turn are looked at in the fence.
@@ -138,6 +143,7 @@ func (k *Keeper) disturb(ctx context.Context, c *cluster.Client, m cluster.Membe
 	if o.Work == workHash {
 		if err := hashBeside(ctx, c, m, o.Revision, did); err != nil {
 			did.Error = err.Error()
+			did.Later = errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev)
 		}
 		return
 	}
@@ -204,9 +210,16 @@ func (k *Keeper) knock(ctx context.Context, m cluster.Member) error {
 		return err
 	}
 	defer cl.Close()
-	_, err = cl.Get(ctx, cluster.Root+"probe", clientv3.WithCountOnly())
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no answer within %s: %w", shutWait, err)
+	for {
+		try, cancel := context.WithTimeout(ctx, shutWait/3)
+		_, err := cl.Get(try, cluster.Root+"probe", clientv3.WithCountOnly())
+		cancel()
+		if err == nil {
+			return nil
+		}
+		// A member that has just come back may not have caught up, or have no leader for a moment.
+		if sleep(ctx, time.Second) != nil {
+			return fmt.Errorf("no answer within %s: %w", shutWait, err)
+		}
 	}
-	return err
 }

@@ -20,8 +20,9 @@ const drainVoters = 2
 const seemPinned = "use this member only"
 
 // decideDrain says whether the clients of m are turned away while it is busy for the predicted seconds, and why or why
-// not. Keepers is what the keepers tell of themselves.
-func decideDrain(c Config, v cluster.View, m cluster.Member, predicted float64, keepers []cluster.Keeper) (bool, string) {
+// not. Keepers is what the keepers tell of themselves now, and atStart what they told when the run began: the run's own
+// connections were not among the clients then.
+func decideDrain(c Config, v cluster.View, m cluster.Member, predicted float64, keepers, atStart []cluster.Keeper) (bool, string) {
 	if c.Drain == DrainNever {
 		return false, "defrag.drain is never"
 	}
@@ -43,7 +44,7 @@ func decideDrain(c Config, v cluster.View, m cluster.Member, predicted float64, 
 	if above := c.DrainAbove.Seconds(); predicted <= above {
 		return false, fmt.Sprintf("clients wait for about %.1f s, which is not more than %.1f s (defrag.drainAbove)", predicted, above)
 	}
-	return movable(m.ID, note, keepers)
+	return movable(m.ID, note, keepers, atStart)
 }
 
 // notes are what the keepers beside members tell, of two beside one member the younger one.
@@ -78,35 +79,39 @@ func othersServe(v cluster.View, m cluster.Member) string {
 
 // movable tells whether every client of a member can go elsewhere: only an address that other keepers see too has
 // connections to other members. A client of this member alone would wait longer for its next attempt to connect than
-// it waits for the member.
-func movable(id cluster.ID, note cluster.DrainNote, keepers []cluster.Keeper) (bool, string) {
+// it waits for the member. Seen now and when the run began: a command on a client's machine is connected to all members.
+func movable(id cluster.ID, note cluster.DrainNote, keepers, atStart []cluster.Keeper) (bool, string) {
 	if note.More {
 		return false, fmt.Sprintf("it has clients of more than %d addresses, of which it is not known whether they can go elsewhere", cluster.MaxDrainClients)
 	}
-	elsewhere := map[string]bool{}
-	for other, n := range notes(keepers) {
-		if other == id {
-			continue
-		}
-		for a := range n.Clients {
-			elsewhere[a] = true
-		}
-	}
-	connections := 0
+	elsewhere, before := seenElsewhere(id, keepers), seenElsewhere(id, atStart)
 	var pinned []string
 	for _, a := range slices.Sorted(maps.Keys(note.Clients)) {
-		connections += note.Clients[a]
-		if addr, err := netip.ParseAddr(a); err == nil && addr.IsLoopback() || !elsewhere[a] {
+		if addr, err := netip.ParseAddr(a); err == nil && addr.IsLoopback() || !elsewhere[a] || !before[a] {
 			pinned = append(pinned, a)
 		}
 	}
 	switch {
 	case len(pinned) > 0:
 		return false, fmt.Sprintf("clients of %s %s, as far as the keepers see: they would wait longer", some(pinned), seemPinned)
-	case connections == 0:
+	case connections(note) == 0:
 		return false, "no client is connected to it"
 	}
-	return true, fmt.Sprintf("%d connections of %d client addresses can go to other members", connections, len(note.Clients))
+	return true, fmt.Sprintf("%d connections of %d client addresses can go to other members", connections(note), len(note.Clients))
+}
+
+// seenElsewhere are the addresses of clients that keepers beside other members see.
+func seenElsewhere(id cluster.ID, keepers []cluster.Keeper) map[string]bool {
+	seen := map[string]bool{}
+	for other, n := range notes(keepers) {
+		if other == id {
+			continue
+		}
+		for a := range n.Clients {
+			seen[a] = true
+		}
+	}
+	return seen
 }
 
 // some is a list that stays short.
@@ -127,7 +132,7 @@ func (d *decider) drain() {
 	for _, id := range d.plan.Order {
 		row := d.plan.member(id)
 		i := slices.IndexFunc(d.v.Members, func(m cluster.Member) bool { return m.ID == id })
-		row.Drain, row.DrainReason = decideDrain(d.c, d.v, d.v.Members[i], *row.PredictedSeconds, d.s.Keepers)
+		row.Drain, row.DrainReason = decideDrain(d.c, d.v, d.v.Members[i], *row.PredictedSeconds, d.s.Keepers, d.s.KeepersAtStart)
 		if !row.Drain && d.c.Drain != DrainNever && *row.PredictedSeconds > d.c.DrainAbove.Seconds() {
 			reasons[row.DrainReason] = append(reasons[row.DrainReason], cmp.Or(row.Name, row.ID.String()))
 		}

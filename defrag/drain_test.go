@@ -100,7 +100,7 @@ func TestDecideDrain(t *testing.T) {
 			if tt.keepers != nil {
 				k = tt.keepers(k)
 			}
-			got, reason := decideDrain(c, v, v.Members[0], tt.predicted, k)
+			got, reason := decideDrain(c, v, v.Members[0], tt.predicted, k, k)
 			if got != tt.want || !strings.Contains(reason, tt.reason) || reason == "" {
 				t.Errorf("got %t because %q, want %t because of %q", got, reason, tt.want, tt.reason)
 			}
@@ -108,10 +108,26 @@ func TestDecideDrain(t *testing.T) {
 	}
 }
 
+// TestDecideDrain_AtStart proves that a client is movable only if it was seen elsewhere before the run too: the run's own
+// connections, from a machine where a client knows one member only, make nobody movable.
+func TestDecideDrain_AtStart(t *testing.T) {
+	atStart := beside3(map[string]int{"192.0.2.9": 2})
+	atStart[0].Drain.Clients = map[string]int{"192.0.2.9": 2, "192.0.2.1": 1}
+	now := beside3(map[string]int{"192.0.2.9": 2, "192.0.2.1": 1})
+	v := healthy()
+	got, reason := decideDrain(DefaultConfig(), v, v.Members[0], 9, now, atStart)
+	if got || !strings.Contains(reason, "clients of 192.0.2.1 use this member only") {
+		t.Errorf("got %t because %q", got, reason)
+	}
+	if got, reason := decideDrain(DefaultConfig(), v, v.Members[0], 9, now, now); !got {
+		t.Errorf("seen at the start too: not drained because %q", reason)
+	}
+}
+
 // TestDecide_Drain proves that a plan says once why clients are not drained, and only where they wait for long.
 func TestDecide_Drain(t *testing.T) {
 	noted := func(c Config, keepers []cluster.Keeper) (n int, all string, p Plan) {
-		p = Decide(healthy(), c, History{}, Situation{Manual: true, Keepers: keepers}, time.Now())
+		p = Decide(healthy(), c, History{}, Situation{Manual: true, Keepers: keepers, KeepersAtStart: keepers}, time.Now())
 		for _, note := range p.Notes {
 			if strings.Contains(note, "not drained") {
 				n++

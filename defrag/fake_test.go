@@ -44,6 +44,7 @@ type fake struct {
 	pause      []cluster.Refusal
 
 	keepers []cluster.Keeper
+	asks    func(f *fake) // before the keepers are read
 	byToken bool // the lock is one of tokens
 	turn    *cluster.Turn
 	offered func(f *fake, t cluster.Turn) error // what the keeper beside the member makes of an offer
@@ -271,6 +272,9 @@ func (f *fake) want(t *testing.T, calls ...string) {
 func (f *fake) Keepers(context.Context) ([]cluster.Keeper, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.asks != nil {
+		f.asks(f)
+	}
 	return f.keepers, nil
 }
 

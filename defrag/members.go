@@ -11,6 +11,9 @@ import (
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 )
 
+// maxAgain bounds how often a member is put off because it has become the leader.
+const maxAgain = 3
+
 // members takes the members of the plan in turn. The first failure stops it.
 func (s *run) members(ctx context.Context) error {
 	if s.plan.DisarmOnly {
@@ -29,7 +32,7 @@ func (s *run) members(ctx context.Context) error {
 	if err := s.snapshot(ctx); err != nil {
 		return err
 	}
-	left := slices.Clone(s.plan.Order)
+	left, again := slices.Clone(s.plan.Order), 0
 	for len(left) > 0 {
 		v, err := s.open(ctx)
 		if err != nil {
@@ -60,7 +63,15 @@ func (s *run) members(ctx context.Context) error {
 		if s.drainNow(ctx, v, m, row); row.Drain {
 			s.hashes.fix(v)
 		}
-		if err := s.turn(ctx, m, row); err != nil {
+		err = s.turn(ctx, m, row)
+		switch {
+		case errors.Is(err, errLeads) && again < maxAgain:
+			again++
+			left = append(left, m.ID)
+			continue // it comes last, behind every gate
+		case errors.Is(err, errLeads):
+			return errStopped{fmt.Sprintf("member %s: leadership does not stay where it is: %s", m, err)}
+		case err != nil:
 			return err
 		}
 		if len(left) > 0 {

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 )
 
@@ -25,12 +27,15 @@ type turnOrder struct {
 	Drain            bool    `json:"drain"`
 	DrainMaxSeconds  float64 `json:"drainMaxSeconds"`
 	PredictedSeconds float64 `json:"predictedSeconds"`
+	NotLeader        bool    `json:"notLeader,omitempty"` // the member was not the leader when its turn came, and must not be
 }
 
 // turnResult is what a keeper tells of a turn.
 type turnResult struct {
 	Error    string  `json:"error,omitempty"`
 	NotBegun bool    `json:"notBegun,omitempty"` // with an error: the member was not disturbed
+	Leads    bool    `json:"leads,omitempty"`    // with NotBegun: it has become the leader
+	Later    bool    `json:"later,omitempty"`    // with an error: the hash was compacted away, or is to come
 	Seconds  float64 `json:"seconds"`            // of the defragmentation alone
 
 	Hash        *cluster.Hash `json:"hash,omitempty"`
@@ -43,12 +48,12 @@ type turnResult struct {
 }
 
 // errNoTurn: no keeper can be given the turn, so it is taken from here, without a drain.
-type errNoTurn struct {
-	reason string
-	waited bool // time has passed since the gates were read
-}
+type errNoTurn struct{ reason string }
 
 func (e errNoTurn) Error() string { return e.reason }
+
+// errLeads: the member whose turn it is has become the leader, which comes last.
+var errLeads = errors.New("the member has become the leader")
 
 // errTurnLost: a keeper took the turn and told nothing more.
 var errTurnLost = errors.New("the keeper beside the member was lost in its turn")
@@ -63,11 +68,12 @@ func (s *run) keepers(ctx context.Context) []cluster.Keeper {
 	return k
 }
 
-func (s *run) order(row *MemberReport) turnOrder {
+func (s *run) order(m cluster.Member, row *MemberReport) turnOrder {
 	o := turnOrder{Work: workDefragment, Drain: row.Drain, DrainMaxSeconds: s.cfg.DrainMax.Seconds(), PredictedSeconds: *row.PredictedSeconds}
 	if row.Drain && s.cfg.HashCheck {
 		o.Revision = s.hashes.revision
 	}
+	o.NotLeader = !m.Leader
 	return o
 }
 
@@ -89,9 +95,18 @@ func (s *run) turnOut(ctx context.Context) []cluster.Refusal {
 	return nil
 }
 
-// call has the member defragmented: by the keeper beside it, or from here where there is none. Given is set while a
-// keeper may have the turn.
+// leads tells whether the member has become the leader since the order was made.
+func (o turnOrder) leads(v cluster.View, id cluster.ID) bool {
+	leader, ok := v.Leader()
+	return o.NotLeader && ok && leader.ID == id
+}
+
+// call has the member defragmented: by the keeper beside it, or, behind every gate read anew, from here where there is
+// none. Given is set while a keeper may have the turn.
 func (s *run) call(ctx context.Context, m cluster.Member, o turnOrder, given *atomic.Bool) (*turnResult, error) {
+	if s.beside {
+		return nil, s.c.Defragment(ctx, m)
+	}
 	given.Store(true)
 	did, err := s.relay(ctx, m, o)
 	var none errNoTurn
@@ -100,10 +115,12 @@ func (s *run) call(ctx context.Context, m cluster.Member, o turnOrder, given *at
 	}
 	given.Store(false)
 	s.opts.Log.Debug("no turn was given", "member", m.String(), "reason", none.reason)
-	if none.waited {
-		if _, closed, _ := s.gates(ctx); len(closed) > 0 {
-			return nil, errStopped{closed[0].String()}
-		}
+	v, closed, _ := s.gates(ctx)
+	switch {
+	case len(closed) > 0:
+		return nil, errStopped{closed[0].String()}
+	case o.leads(v, m.ID):
+		return nil, errLeads
 	}
 	if o.Drain {
 		did = &turnResult{Notes: []string{"not drained: " + none.reason}}
@@ -116,13 +133,13 @@ func (s *run) call(ctx context.Context, m cluster.Member, o turnOrder, given *at
 // error it is not known whether the member was disturbed.
 func (s *run) relay(ctx context.Context, m cluster.Member, o turnOrder) (*turnResult, error) {
 	if s.lock == nil {
-		return nil, errNoTurn{reason: "turns are given under the lock only"}
+		return nil, errNoTurn{"turns are given under the lock only"}
 	}
 	if s.lock.Revision() == 0 {
-		return nil, errNoTurn{reason: "etcd takes no writes"}
+		return nil, errNoTurn{"etcd takes no writes"}
 	}
 	if _, ok := notes(s.keepers(ctx))[m.ID]; !ok {
-		return nil, errNoTurn{reason: "no keeper that takes turns is beside it"}
+		return nil, errNoTurn{"no keeper that takes turns is beside it"}
 	}
 	order, err := json.Marshal(o)
 	if err != nil {
@@ -134,7 +151,7 @@ func (s *run) relay(ctx context.Context, m cluster.Member, o turnOrder) (*turnRe
 	case errors.Is(err, cluster.ErrTurnOut), errors.Is(err, cluster.ErrTurnGone):
 		return nil, errStopped{cluster.GateTurn + ": " + err.Error()}
 	case cluster.IsNoSpace(err):
-		return nil, errNoTurn{reason: "etcd takes no writes", waited: true}
+		return nil, errNoTurn{"etcd takes no writes"}
 	case err != nil:
 		s.opts.Log.Warn("it is not known whether the turn was offered", "member", m.String(), "err", err)
 	}
@@ -175,7 +192,7 @@ func (s *run) await(ctx context.Context, t cluster.Turn, o turnOrder) (*turnResu
 			if taken || gap > s.t.offer && !withdrawn || gap > 3*s.t.offer {
 				return nil, errTurnLost
 			}
-			return nil, errNoTurn{reason: "the keeper beside it did not take its turn", waited: true}
+			return nil, errNoTurn{"the keeper beside it did not take its turn"}
 		case now.State == cluster.TurnTaken:
 			taken = true
 		case now.Over():
@@ -197,6 +214,10 @@ func (s *run) told(t *cluster.Turn) (*turnResult, error) {
 	switch {
 	case did.Error == "":
 		return did, nil
+	case did.NotBegun && did.Leads:
+		return did, errLeads
+	case did.Later:
+		return did, fmt.Errorf("%s: %w", did.Error, rpctypes.ErrCompacted)
 	case did.NotBegun:
 		return did, errStopped{"the keeper beside the member did not begin: " + did.Error}
 	}
@@ -228,33 +249,35 @@ func (s *run) drainNow(ctx context.Context, v cluster.View, m cluster.Member, ro
 		patience = s.t.comeBack
 	}
 	for end := s.now().Add(patience); ; {
-		row.Drain, row.DrainReason = decideDrain(s.cfg, v, m, *row.PredictedSeconds, s.keepers(ctx))
+		row.Drain, row.DrainReason = decideDrain(s.cfg, v, m, *row.PredictedSeconds, s.keepers(ctx), s.atStart)
 		if row.Drain || !strings.Contains(row.DrainReason, seemPinned) || !s.now().Before(end) || sleep(ctx, time.Second) != nil {
 			return
 		}
 	}
 }
 
-// cameBack waits until a drained member has as many connections again as were turned away, for a while, and counts.
-func (s *run) cameBack(ctx context.Context, m cluster.Member, row *MemberReport) {
-	if row.ConnectionsMoved == nil {
-		return
-	}
+// cameBack waits until a drained member has as many clients' connections as before, for a while, and counts them. The
+// keeper beside it has looked anew behind the drain.
+func (s *run) cameBack(ctx context.Context, m cluster.Member, before int) (back *int) {
 	for end := s.now().Add(s.t.comeBack); ; {
 		if note, ok := notes(s.keepers(ctx))[m.ID]; ok {
-			n := 0
-			for _, c := range note.Clients {
-				n += c
-			}
-			row.ConnectionsBack = &n
-			if n >= *row.ConnectionsMoved {
-				return
+			n := connections(note)
+			if back = &n; n >= before {
+				return back
 			}
 		}
 		if !s.now().Before(end) || sleep(ctx, time.Second) != nil {
-			return
+			return back
 		}
 	}
+}
+
+// connections is how many clients' connections a keeper sees.
+func connections(note cluster.DrainNote) (n int) {
+	for _, c := range note.Clients {
+		n += c
+	}
+	return n
 }
 
 // hashKV asks for the hash of a member that has not told it under its drain. Where clients were drained in this run they are drained for this too, since the
@@ -268,8 +291,12 @@ func (s *run) hashKV(ctx context.Context, v cluster.View, m cluster.Member, rev 
 		cfg := s.cfg
 		cfg.DrainAbove = 0
 		o := turnOrder{Work: workHash, Revision: rev, DrainMaxSeconds: cfg.DrainMax.Seconds(), PredictedSeconds: hashSeconds(m)}
-		if o.Drain, _ = decideDrain(cfg, v, m, max(o.PredictedSeconds, 0.001), s.keepers(ctx)); o.Drain {
+		keepers := s.keepers(ctx)
+		if o.Drain, _ = decideDrain(cfg, v, m, max(o.PredictedSeconds, 0.001), keepers, s.atStart); o.Drain {
 			did, err := s.relay(ctx, m, o)
+			if did != nil && did.DrainedSeconds != nil {
+				s.cameBack(ctx, m, connections(notes(keepers)[m.ID])) // before those of the next member are turned away
+			}
 			var none errNoTurn
 			switch {
 			case err == nil && did.Hash != nil:

@@ -126,6 +126,30 @@ func TestRunner_HashesUnderDrains(t *testing.T) {
 			f.want(t, "lock", "offer 2", "defragment m2", "offer 3", "defragment m3", "offer 1", "defragment m1", "offer 1", "hash", "offer 2", "hash", "offer 3", "hash")
 		})
 	})
+	t.Run("compacted between two turns, and again behind the drain of the hash", func(t *testing.T) {
+		f := newFake(t)
+		told := 0
+		takesWith(f, turnResult{Seconds: 1, Moved: 2}, func(f *fake, m cluster.ID, rev int64) cluster.Hash {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			told++
+			return cluster.Hash{Hash: 1, Revision: rev, CompactRevision: int64(min(told, 2))}
+		})
+		asked, first := f.offered, true
+		f.offered = func(f *fake, turn cluster.Turn) error {
+			if strings.Contains(string(turn.Order), workHash) && first {
+				first = false
+				f.setTurn(cluster.TurnFailed, turnResult{Error: "compacted", Later: true})
+				return nil
+			}
+			return asked(f, turn)
+		}
+		inRun(t, f, drains, Options{}, func(rep Report, err error) {
+			if err != nil || rep.Outcome != Done || rep.Hash.Result != HashEqual || first {
+				t.Errorf("got %s, %v, %+v", rep.Outcome, err, rep.Hash)
+			}
+		})
+	})
 	t.Run("a member that is not drained is asked from afar at the same revision", func(t *testing.T) {
 		f := newFake(t)
 		takes(f, turnResult{Seconds: 1, Moved: 2})
@@ -215,6 +239,90 @@ func TestRunner_TurnNotTaken(t *testing.T) {
 			}
 			f.want(t, "lock", "offer 2", "withdraw 2")
 		})
+	})
+}
+
+// TestRunner_GatesBeforeFromAfar proves that a member without a keeper is disturbed behind gates that are read as the
+// last thing.
+func TestRunner_GatesBeforeFromAfar(t *testing.T) {
+	f := newFake(t)
+	fenced := false
+	f.gauge = func(_ cluster.Member, n int64) (int64, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		fenced = true
+		return n, nil
+	}
+	f.asks = func(f *fake) {
+		if fenced {
+			f.pause = []cluster.Refusal{{Gate: cluster.GatePause, Reason: "paused"}}
+		}
+	}
+	inRun(t, f, nil, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Refused || !strings.Contains(rep.Reason, "paused") {
+			t.Errorf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+		}
+		f.want(t, "lock")
+	})
+}
+
+// TestRunner_LeaderSinceTheOffer proves that a member that has become the leader when its keeper takes the turn comes
+// last, and that a leadership that never stays ends the run.
+func TestRunner_LeaderSinceTheOffer(t *testing.T) {
+	lead := func(f *fake, id cluster.ID) {
+		for _, m := range healthy().Members {
+			f.set(m.ID, func(m *cluster.Member) { m.LeaderID, m.Leader = id, m.ID == id })
+		}
+	}
+	f := newFake(t)
+	takes(f, turnResult{Seconds: 1})
+	asked, first := f.offered, true
+	f.offered = func(f *fake, turn cluster.Turn) error {
+		if !first {
+			return asked(f, turn)
+		}
+		first = false
+		lead(f, turn.Member)
+		f.setTurn(cluster.TurnFailed, turnResult{Error: "it leads", NotBegun: true, Leads: true})
+		return nil
+	}
+	inRun(t, f, func(c *Config) { c.DrainAbove = time.Hour }, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Done {
+			t.Errorf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+		}
+		f.want(t, "lock", "offer 2", "offer 3", "defragment m3", "offer 1", "defragment m1", "offer 2", "defragment m2")
+	})
+	f = newFake(t)
+	f.keepers = beside3(nil)
+	f.offered = func(f *fake, turn cluster.Turn) error {
+		f.setTurn(cluster.TurnFailed, turnResult{Error: "it leads", NotBegun: true, Leads: true})
+		return nil
+	}
+	inRun(t, f, nil, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Refused || !strings.Contains(rep.Reason, "leadership does not stay") {
+			t.Errorf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+		}
+	})
+}
+
+// TestRunner_TurnUntimed proves that nothing is learnt from a turn of which neither keeper nor gauge told how long it was.
+func TestRunner_TurnUntimed(t *testing.T) {
+	f := newFake(t)
+	f.keepers = beside3(nil)[1:2]
+	f.gauge = func(cluster.Member, int64) (int64, error) { return 0, nil }
+	f.offered = func(f *fake, turn cluster.Turn) error {
+		go func() {
+			f.setTurn(cluster.TurnTaken, turnResult{})
+			_ = f.Defragment(context.Background(), member(turn.Member, 0, 0))
+			time.Sleep(30 * time.Second)
+			f.loseTurn()
+		}()
+		return nil
+	}
+	inRun(t, f, nil, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Done || !rep.Members[0].Done || rep.Members[0].Seconds != nil || rep.Members[1].Seconds == nil {
+			t.Errorf("got %s, %v: %+v", rep.Outcome, err, rep.Members)
+		}
 	})
 }
 

@@ -148,6 +148,10 @@ type run struct {
 	done   map[cluster.ID]bool
 	begun  bool // the lock was had: from here on a failure is a failed run
 	hashes hashes
+
+	looked  bool             // the keepers were read
+	atStart []cluster.Keeper // what they told then
+	beside  bool             // a keeper does this in its turn, without a lock and behind its own fence
 }
 
 // errStopped is the end of a run by an order, not by a failure.
@@ -265,6 +269,10 @@ func (s *run) decide(ctx context.Context) error {
 	}
 	sit.Manual, sit.AllowSmall = s.opts.Manual, s.opts.AllowSmall
 	sit.Keepers = s.keepers(ctx)
+	if !s.looked {
+		s.looked, s.atStart = true, sit.Keepers
+	}
+	sit.KeepersAtStart = s.atStart
 	if l, err := s.c.SampleLeases(ctx); err == nil {
 		sit.Leases = &l
 	}

@@ -22,11 +22,13 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 	size, inUse := m.DBSize, m.DBSizeInUse
 	row.BeforeBytes, row.InUseBytes, row.Endpoint = &size, &inUse, m.Endpoint
 	log.Info("defragmenting", "sizeBytes", size, "inUseBytes", inUse, "predictedSeconds", *row.PredictedSeconds, "leader", row.Leader)
+	keepers := s.keepers(ctx)
 	start := s.now()
 	res := s.defragment(ctx, m, row, start)
 	if res.notBegun {
 		return res.err
 	}
+	clients := connections(notes(keepers)[m.ID])
 	if did := res.did; did != nil {
 		row.DrainedSeconds = did.DrainedSeconds
 		if did.DrainedSeconds != nil {
@@ -43,7 +45,9 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 		res.ended = s.now()
 	}
 	took := res.ended.Sub(start).Seconds()
-	row.Seconds = &took
+	if row.Seconds = &took; res.untimed {
+		row.Seconds = nil
+	}
 	row.Done = true // from here on something was, or may have been, changed
 	s.done[m.ID] = true
 	if res.left {
@@ -77,7 +81,9 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 		row.Reason += "; " + res.did.Shut
 		return fmt.Errorf("member %s: %s", m, res.did.Shut)
 	}
-	s.cameBack(ctx, m, row)
+	if row.DrainedSeconds != nil {
+		row.ConnectionsBack = s.cameBack(ctx, m, clients)
+	}
 	if after.RaftTerm != m.RaftTerm && m.RaftTerm != 0 {
 		row.Reason += "; an election happened meanwhile"
 		return fmt.Errorf("member %s: the raft term went from %d to %d during its defragmentation: an election happened", m, m.RaftTerm, after.RaftTerm)
@@ -101,6 +107,8 @@ type result struct {
 	notBegun bool // the server did not begin
 	left     bool // the server works on, and nobody waits for it any more
 
+	untimed bool // neither an answer nor the gauge told how long it took
+
 	ended time.Time   // when the gauge went to 0 for good, where there was no answer to tell
 	did   *turnResult // what the keeper beside the member tells; nil: it was done from here, or it told nothing
 }
@@ -117,7 +125,7 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 		err error
 	}
 	answer := make(chan answered, 1)
-	order := s.order(row)
+	order := s.order(m, row)
 	var given atomic.Bool
 	go func() {
 		did, err := s.call(call, m, order, &given)
@@ -140,7 +148,7 @@ func (s *run) defragment(ctx context.Context, m cluster.Member, row *MemberRepor
 			}
 			s.opts.Log.Warn("the call failed, following the gauge", "member", m.String(), "err", a.err)
 			res := s.follow(ctx, m, a.err)
-			res.did = a.did
+			res.did, res.untimed = a.did, res.untimed && !gauge.seen
 			return res
 		case <-stop:
 			stop = nil
@@ -182,7 +190,7 @@ func notBegun(err error) bool {
 		}
 	}
 	var stopped errStopped
-	return errors.Is(err, cluster.ErrNotSent) || errors.As(err, &stopped)
+	return errors.Is(err, cluster.ErrNotSent) || errors.Is(err, errLeads) || errors.As(err, &stopped)
 }
 
 // follower remembers what a gauge has read.
@@ -233,7 +241,7 @@ func (s *run) follow(ctx context.Context, m cluster.Member, cause error) result 
 		f.read(s.now(), n, err)
 		// Where it is done and yet does not answer for long, the wait for its recovery says what is wrong.
 		if f.done(s.now()) && (s.answers(work, m) || f.quietSince(s.now()) > s.t.lost) {
-			return result{err: cause, ended: f.since}
+			return result{err: cause, ended: f.since, untimed: !f.seen}
 		}
 		if silent := s.now().Sub(f.alive); silent > s.t.lost {
 			return result{err: fmt.Errorf("member %s shows no sign of life for %s (%w): %w", m, silent.Round(time.Second), err, cause)}

@@ -81,8 +81,7 @@ func clients(served, own []Conn, others []netip.AddrPort, young func(netip.AddrP
 // Result is what a drain did.
 type Result struct {
 	Duration time.Duration
-	Before   int  // clients' connections when it began
-	Moved    int  // of those, how many were turned away
+	Moved    int  // clients' connections that were turned away
 	Expired  bool // the watchdog ended it
 
 	// Dead are the ends of connections that were turned away and that the member does not know to be gone, for the

@@ -74,7 +74,6 @@ func start(ports []uint16, max time.Duration, flags uint32) (*Drain, error) {
 		return c.Remote.Addr().IsLoopback() || c.unused() || slices.ContainsFunc(own, func(o Conn) bool { return o.Local == c.Remote })
 	})
 	d := &Drain{ports: ports, before: before, start: time.Now()}
-	d.result.Before = len(before)
 	if d.table, err = makeTable(tableName("drain"), ports, true, flags); err != nil {
 		return nil, err
 	}

@@ -302,10 +302,18 @@ func (l *Lab) flags() []string {
 
 // Command prepares a one-shot command of the keeper, as run on the clients' machine.
 func (l *Lab) Command(args ...string) *exec.Cmd {
-	args = append(args, "--endpoints", strings.Join(l.Endpoints(), ","))
-	cmd := exec.Command(l.keeper, append(args, l.flags()...)...)
+	cmd := exec.Command(l.keeper, l.allMembers(args)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
+}
+
+// Command is the same, run on the member's machine.
+func (m *Member) Command(args ...string) *exec.Cmd {
+	return m.In(m.lab.keeper, m.lab.allMembers(args)...)
+}
+
+func (l *Lab) allMembers(args []string) []string {
+	return append(append(args, "--endpoints", strings.Join(l.Endpoints(), ",")), l.flags()...)
 }
 
 // Leader is the member that leads.

@@ -163,7 +163,7 @@ func renderings(t *testing.T) map[string]string {
 	mustRun(t, env, program, "dependency", "build", dir+"/examples/etcd")
 	out["helm example"] = mustRun(t, env, program, "template", "etcd", dir+"/examples/etcd", "-n", "etcd", "--kube-version", "1.36.3")
 	out["kustomize example"] = mustRun(t, nil, testproc.Tool(t, "kustomize"), "build", "deploy/kustomize/examples/etcd")
-	for _, dir := range []string{"patches", "patches-nonroot"} {
+	for _, dir := range []string{"patches", "patches-nonroot", "patches-drain"} {
 		out["kubeadm "+dir] = staticPod(t, dir)
 	}
 	return out
@@ -214,7 +214,7 @@ func TestKubeadm_PatchByKubectl(t *testing.T) {
 	if err := yaml.UnmarshalStrict([]byte(readFile(t, plain)), &before); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"patches", "patches-nonroot"} {
+	for _, dir := range []string{"patches", "patches-nonroot", "patches-drain"} {
 		out := mustRun(t, nil, kubectl, "patch", "--local", "-f", plain, "--type", "strategic",
 			"--patch-file", "deploy/kubeadm/"+dir+"/etcd+strategic.yaml", "-o", "yaml")
 		var got, want corev1.Pod
@@ -243,17 +243,24 @@ func TestSystemd_Unit(t *testing.T) {
 	}
 	unit := strings.Replace(string(read(t, "deploy/systemd/etcdkeeper.service")), "/usr/local/bin/etcdkeeper", "/bin/true", 1)
 	path := filepath.Join(t.TempDir(), "etcdkeeper.service")
-	if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
-		t.Fatal(err)
+	write(t, path, unit)
+	verify := func() {
+		t.Helper()
+		if out := mustRun(t, nil, analyze, "verify", path); strings.Contains(out, "etcdkeeper.service:") || strings.Contains(out, "drain.conf:") {
+			t.Errorf("systemd-analyze verify says:\n%s", out)
+		}
 	}
-	if out := mustRun(t, nil, analyze, "verify", path); strings.Contains(out, "etcdkeeper.service:") {
-		t.Errorf("systemd-analyze verify says:\n%s", out)
-	}
+	verify()
 	// Exposure goes from 0 to 10, here in tenths: what is left is the network, which the keeper is for.
 	out, err := run(t, nil, analyze, "security", "--offline=true", "--threshold=20", path)
 	if err != nil && !strings.Contains(out, "nrecognized option") { // older than systemd 250
 		t.Errorf("systemd-analyze security: %v\n%s", err, out)
 	}
+	if err := os.Mkdir(path+".d", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(path+".d", "drain.conf"), string(read(t, "deploy/systemd/drain.conf")))
+	verify()
 }
 
 func podSpecs(objects map[string][]any) map[string]corev1.PodSpec {

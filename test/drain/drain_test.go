@@ -67,7 +67,7 @@ func TestDrain_RoundRobin(t *testing.T) {
 			}
 			// Hashes are taken in the turns of the defragmentations.
 			for _, m := range l.Members {
-				if log := m.Log(); strings.Contains(log, "work=hash") || !strings.Contains(log, "work=defragment") {
+				if log := m.Log(); strings.Count(log, "taking the member's turn") != 1 || !strings.Contains(log, "work=defragment") {
 					t.Errorf("the keeper beside %s had other turns than one: %s", m.Name, log)
 				}
 			}
@@ -121,6 +121,7 @@ func TestDrain_WhatGoesWrong(t *testing.T) {
 	}{
 		{"pinned client", pinned},
 		{"two runs at once", twoRuns},
+		{"clients go elsewhere", clientsGoElsewhere},
 		{"keeper killed", keeperKilled},
 		{"member never finishes", neverFinishes},
 		{"etcd killed", etcdKilled},
@@ -143,6 +144,35 @@ func freeze(t *testing.T, m *netnstest.Member, f func()) {
 	}
 	defer func() { _ = m.Etcd().Resume() }()
 	f()
+}
+
+// clientsGoElsewhere holds a drained member still for longer than its clients may wait: they do not wait for it, and of
+// those whose connection was turned away each loses a request or two.
+func clientsGoElsewhere(t *testing.T, l *netnstest.Lab) {
+	const still = 6 * time.Second
+	work := l.RoundRobin(t, 100)
+	seen(t, l, l.ClientAddr)
+	r := begin(t, l)
+	m := busy(t, l, r) // the leader comes last, so this is a follower
+	freeze(t, m, func() { time.Sleep(still) })
+	rep := r.end(t)
+	got := work.Stop()
+	if rep.Outcome != "done" {
+		t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	if longest := max(got.LongestPut, got.LongestGet); longest >= still {
+		t.Errorf("a request waited %s for a member that stood still for %s", longest, still)
+	}
+	moved := 0
+	for _, row := range rep.Members {
+		if row.ConnectionsMoved != nil {
+			moved += *row.ConnectionsMoved
+		}
+	}
+	if len(got.Failed) > 2*moved {
+		t.Errorf("%d of %d requests failed with %d connections turned away: %v", len(got.Failed), got.Requests, moved, got.Failed)
+	}
+	t.Logf("longest wait %s, %d of %d requests failed, %d connections turned away", max(got.LongestPut, got.LongestGet), len(got.Failed), got.Requests, moved)
 }
 
 func keeperKilled(t *testing.T, l *netnstest.Lab) {
@@ -250,7 +280,8 @@ func pinned(t *testing.T, l *netnstest.Lab) {
 			t.Fatalf("the plan does not say that the client at %s is pinned: %v: %s", m.Addr, err, out)
 		}
 	}
-	r := begin(t, l)
+	// The command is on the machine of the pinned client, so that other keepers see connections from there as well.
+	r := start(t, m.Command(runArgs...))
 	rep := r.end(t)
 	if rep.Outcome != "done" {
 		t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
@@ -270,8 +301,8 @@ func pinned(t *testing.T, l *netnstest.Lab) {
 // drained at once.
 func twoRuns(t *testing.T, l *netnstest.Lab) {
 	stop := mostDrained(t, l)
-	runs := []*running{beginWith(t, l, []string{"--wait"}), beginWith(t, l, []string{"--wait"})}
-	for _, r := range runs {
+	wait := append(slices.Clone(runArgs), "--wait")
+	for _, r := range []*running{start(t, l.Command(wait...)), start(t, l.Command(wait...))} {
 		rep := r.end(t)
 		if rep.Outcome != "done" {
 			t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())

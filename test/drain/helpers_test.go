@@ -109,14 +109,15 @@ type running struct {
 // begin runs the one-shot command on the clients' machine; the keepers get their turns from it.
 func begin(t *testing.T, l *netnstest.Lab, env ...string) *running {
 	t.Helper()
-	return beginWith(t, l, nil, env...)
+	return start(t, l.Command(runArgs...), env...)
 }
 
-// beginWith runs it with further flags.
-func beginWith(t *testing.T, l *netnstest.Lab, flags []string, env ...string) *running {
+var runArgs = []string{"defrag", "--rule", "true", "-w", "json", "--log-level", "debug"}
+
+// start runs a command that prints a report.
+func start(t *testing.T, cmd *exec.Cmd, env ...string) *running {
 	t.Helper()
-	flags = append([]string{"defrag", "--rule", "true", "-w", "json", "--log-level", "debug"}, flags...)
-	r := &running{cmd: l.Command(flags...), done: make(chan error, 1)}
+	r := &running{cmd: cmd, done: make(chan error, 1)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
 	r.cmd.Env = runEnv(env...)
 	if err := r.cmd.Start(); err != nil {

@@ -82,7 +82,7 @@ func bench(tb testproc.TB, o options) {
 	}
 	header := "| run | put max | get max | failed of requests | elections | lease lost | leader moves | a member's longest | turned away | keeper's own client |\n|---|---|---|---|---|---|---|---|---|---|"
 	if o.api {
-		header = strings.Replace(strings.Replace(header, "put max", "create max", 1), "get max", "get max", 1)
+		header = strings.Replace(header, "put max", "create max", 1)
 	}
 	fmt.Println(header)
 	kinds := []string{"plain", "drained"}
