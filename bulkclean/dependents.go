@@ -32,23 +32,12 @@ func (p *planner) dependents(ctx context.Context) (*int64, error) {
 		}
 		i++
 	}
-	for _, prefix := range p.prefixes(podKind) {
-		for e, err := range p.scanner.Scan(ctx, keyspace.Prefix(prefix)) {
-			if err != nil {
-				return nil, err
-			}
-			p.pods++
-			m, err := keyspace.ReadMeta(e.Value)
-			if errors.Is(err, keyspace.ErrOpaque) {
-				return nil, nil
-			}
-			if err != nil {
-				continue
-			}
-			for o := range m.Owners() {
-				join.add(record{p.hash.of(string(o.UID)), pod})
-			}
-		}
+	readable := true
+	if err := keyspace.Guarded(p.scanner, func() (err error) {
+		readable, err = p.scanPods(ctx, func(owner string) { join.add(record{p.hash.of(owner), pod}) })
+		return err
+	}); err != nil || !readable {
+		return nil, err
 	}
 	var uid uint64
 	found := false
@@ -63,4 +52,27 @@ func (p *planner) dependents(ctx context.Context) (*int64, error) {
 		}
 	}
 	return &n, nil
+}
+
+// scanPods tells the owners of all pods; false where pods cannot be read.
+func (p *planner) scanPods(ctx context.Context, owner func(uid string)) (readable bool, err error) {
+	for _, prefix := range p.prefixes(podKind) {
+		for e, err := range p.scanner.Scan(ctx, keyspace.Prefix(prefix)) {
+			if err != nil {
+				return false, err
+			}
+			p.pods++
+			m, err := keyspace.ReadMeta(e.Value)
+			if errors.Is(err, keyspace.ErrOpaque) {
+				return false, nil
+			}
+			if err != nil {
+				continue
+			}
+			for o := range m.Owners() {
+				owner(string(o.UID))
+			}
+		}
+	}
+	return true, nil
 }

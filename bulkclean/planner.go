@@ -136,6 +136,14 @@ func (p *planner) scan(ctx context.Context) (err error) {
 	if p.scanned, err = newSpool(p.dir); err != nil {
 		return err
 	}
+	err = keyspace.Guarded(p.scanner, func() error { return p.scanPrefixes(ctx) })
+	if err != nil {
+		return err
+	}
+	return p.scanned.flush()
+}
+
+func (p *planner) scanPrefixes(ctx context.Context) error {
 	for _, prefix := range p.prefixes(p.kind) {
 		for e, err := range p.scanner.Scan(ctx, keyspace.Prefix(prefix)) {
 			if err != nil {
@@ -149,7 +157,7 @@ func (p *planner) scan(ctx context.Context) (err error) {
 			}
 		}
 	}
-	return p.scanned.flush()
+	return nil
 }
 
 func (p *planner) entry(ctx context.Context, e *keyspace.Entry) error {

@@ -20,32 +20,32 @@ func TestAnnounce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	announced := func(census bool) func() bool {
+	announced := func(census, defrag bool) func() bool {
 		return func() bool {
 			keepers, err := client.Keepers(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
 			return len(keepers) == 1 && keepers[0].Member != 0 && keepers[0].Version == "test" &&
-				slices.Contains(keepers[0].Tasks, cluster.TaskCensus) == census && !keepers[0].Runs(cluster.TaskDefrag)
+				slices.Contains(keepers[0].Tasks, cluster.TaskCensus) == census && slices.Contains(keepers[0].Tasks, cluster.TaskDefrag) == defrag && (keepers[0].Drain != nil) == defrag
 		}
 	}
-	var off atomic.Bool
+	var reloaded atomic.Bool
 	d, err := New(Options{Config: cfg, Version: "test", Load: func() (config.Config, error) {
 		c := cfg
-		c.Census.Enabled = !off.Load()
+		c.Census.Enabled, c.Defrag.Enabled = !reloaded.Load(), reloaded.Load()
 		return c, nil
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	stop := start(t, d)
-	until(t, "the announcement", announced(true))
-	off.Store(true)
+	until(t, "the announcement", announced(true, false))
+	reloaded.Store(true)
 	if err := d.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "an announcement without the census", announced(false))
+	until(t, "an announcement without the census, and of who takes turns", announced(false, true))
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
