@@ -4,9 +4,16 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+
+	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"google.golang.org/protobuf/proto"
 )
 
 // layout is where things stand in a good database whose keys have a branch page above their leaves.
@@ -190,5 +197,66 @@ func TestDB_Leaves(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestDB_Churned: what is refused as damage is nothing that bbolt writes: after many transactions that add, overwrite and
+// delete records of all sizes, every page is taken.
+func TestDB_Churned(t *testing.T) {
+	path := database(t, 50, 2, 100)
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	rev := int64(100_000)
+	for range 150 {
+		if err := db.Update(func(tx *bolt.Tx) error {
+			b := tx.Bucket([]byte("key"))
+			for range random.IntN(200) {
+				rev++
+				size := random.IntN(300)
+				if random.IntN(50) == 0 {
+					size = random.IntN(40_000)
+				}
+				kv := &mvccpb.KeyValue{Key: fmt.Appendf(nil, "/registry/pods/a/%d", random.IntN(500)), Value: make([]byte, size), CreateRevision: 2, ModRevision: rev, Version: 1}
+				data, err := proto.Marshal(kv)
+				if err != nil {
+					return err
+				}
+				if err := b.Put(mvcc.RevToBytes(mvcc.Revision{Main: rev}, mvcc.NewRevBytes()), data); err != nil {
+					return err
+				}
+			}
+			c := b.Cursor()
+			for k, _ := c.First(); k != nil; k, _ = c.Next() {
+				if random.IntN(6) == 0 {
+					if err := c.Delete(); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := 0
+	if err := db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte("key")).ForEach(func(_, v []byte) error {
+			if len(v) > 0 {
+				want++
+			}
+			return nil
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	live, history, deaths, err := walkAll(path)
+	if err != nil || live+history+deaths != want || want < 300 {
+		t.Errorf("got %d live, %d history, %d tombstones and %v, want %d records", live, history, deaths, err, want)
 	}
 }
