@@ -38,6 +38,13 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 		return refuse("the member has become the leader since its turn was offered")
 	}
 
+	// The coordinator sees its own volume only.
+	if free, ok := MemberDisk(k.c.Config(), v)[m.ID]; ok && o.Work == workDefragment {
+		if closed := noRoom(m.String(), free, m.DBSizeInUse); closed != nil {
+			return refuse(closed.String())
+		}
+	}
+
 	// The keeper's own connections pass the rule: they are made anew, marked where that is possible.
 	c := k.c
 	var d *drain.Drain

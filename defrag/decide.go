@@ -331,22 +331,14 @@ func (d *decider) disk() {
 			continue
 		}
 		seen++
-		if need := DiskNeeded(*m.InUseBytes); free < need {
-			d.plan.Refusals = append(d.plan.Refusals, cluster.Refusal{Gate: cluster.GateDisk, Member: m.Name,
-				Reason: fmt.Sprintf("%s are free on its volume, %s are needed for the new file and the write-ahead log", human(free), human(need))})
+		if closed := noRoom(m.Name, free, *m.InUseBytes); closed != nil {
+			d.plan.Refusals = append(d.plan.Refusals, *closed)
 		}
 	}
 	if seen < len(d.plan.Order) {
 		d.plan.note(fmt.Sprintf("free disk space was checked on %d of %d members: a keeper sees only the volume given by --member-data-dir", seen, len(d.plan.Order)))
 	}
 }
-
-// walRoom is what etcd's write-ahead log may need meanwhile: two of its 64 MB segments.
-const walRoom = 128 << 20
-
-// DiskNeeded is the free space that a defragmentation wants: the temporary file is what is in use and 3 to 8 % more
-// (measured), 20 % to be safe, plus room for the write-ahead log.
-func DiskNeeded(inUse int64) int64 { return inUse + inUse/5 + walRoom }
 
 // leader decides whether leadership is moved first: moving it can make puts wait for seconds, so it is done only
 // where leases would be lost in place, since nothing renews them while the leader hangs.

@@ -45,7 +45,7 @@ type fake struct {
 
 	keepers []cluster.Keeper
 	asks    func(f *fake) // before the keepers are read
-	byToken bool // the lock is one of tokens
+	byToken bool          // the lock is one of tokens
 	turn    *cluster.Turn
 	offered func(f *fake, t cluster.Turn) error // what the keeper beside the member makes of an offer
 	asked   func() error                        // one read through all members; nil: there is no client of them

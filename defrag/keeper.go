@@ -301,14 +301,6 @@ func (k *Keeper) situation(v cluster.View) Situation {
 			s.Forecast[m.ID] = t
 		}
 	}
-	if dir := k.c.Config().MemberDataDir; dir != "" {
-		if m, ok := v.Beside(k.c.Config()); ok {
-			free, err := DiskFree(dir)
-			if err != nil {
-				free = 0 // a volume that cannot be read has no room
-			}
-			s.DiskFree = map[cluster.ID]int64{m.ID: free}
-		}
-	}
+	s.DiskFree = MemberDisk(k.c.Config(), v)
 	return s
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/etcdfile"
@@ -112,13 +111,4 @@ func offline(ctx context.Context, dataDir string, rule Rule, o OfflineOptions, d
 	rep.ReclaimedBytes = size - after
 	rep.Outcome, rep.Reason = Done, fmt.Sprintf("%s given back", human(rep.ReclaimedBytes))
 	return nil
-}
-
-// DiskFree is the free space, in bytes, for an unprivileged user on the volume of path.
-func DiskFree(path string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(path, &st); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: path, Err: err}
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
 }

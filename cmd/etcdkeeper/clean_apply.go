@@ -291,7 +291,7 @@ func (p *cleanApply) defragment(cmd *cobra.Command, c *cluster.Client, plan *bul
 	r, err := defrag.NewRunner(defrag.Client{Client: c}, p.loaded.Config.Defrag, defrag.Options{
 		Log: p.log, By: keeperName("clean"), Manual: true, Abandon: secondSignal(ctx), Progress: p.defragProgress(),
 		Situation: func(v cluster.View) defrag.Situation {
-			return defrag.Situation{DiskFree: memberDisk(c.Config(), v)}
+			return defrag.Situation{DiskFree: defrag.MemberDisk(c.Config(), v)}
 		},
 		Revision: drained(plan.Head.Revision, deletedBy, ended),
 	})

@@ -79,7 +79,7 @@ func (a *app) defrag(cmd *cobra.Command, cfg *config.Config, f defragFlags) erro
 		Log: a.log, By: keeperName("defrag"), Manual: true, DryRun: f.dryRun, AllowSmall: f.allowSmall,
 		Wait: f.wait, BreakLock: f.breakLock, NoLock: f.noLock, Abandon: abandon,
 		Situation: func(v cluster.View) defrag.Situation {
-			return defrag.Situation{DiskFree: memberDisk(c.Config(), v)}
+			return defrag.Situation{DiskFree: defrag.MemberDisk(c.Config(), v)}
 		},
 		Progress: a.defragProgress(),
 	})
@@ -136,22 +136,6 @@ func keeperName(what string) string {
 		host = "unknown host"
 	}
 	return fmt.Sprintf("etcdkeeper %s on %s (pid %d)", what, host, os.Getpid())
-}
-
-// memberDisk is the free space of the one volume that this process sees, by member.
-func memberDisk(cfg cluster.Config, v cluster.View) map[cluster.ID]int64 {
-	if cfg.MemberDataDir == "" {
-		return nil
-	}
-	m, ok := v.Beside(cfg)
-	if !ok {
-		return nil
-	}
-	free, err := defrag.DiskFree(cfg.MemberDataDir)
-	if err != nil {
-		return map[cluster.ID]int64{m.ID: 0} // a volume that cannot be read has no room
-	}
-	return map[cluster.ID]int64{m.ID: free}
 }
 
 // defragProgress tells on a terminal how far a member is.

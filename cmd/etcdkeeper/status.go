@@ -86,7 +86,7 @@ func newStatusCmd(a *app) *cobra.Command {
 			if cfg.StateDir != "" {
 				rep.Forecast = daemon.ReadForecast(cfg.StateDir, v)
 			}
-			plan := defrag.Decide(v, cfg.Defrag, h, defrag.Situation{Manual: true, DiskFree: memberDisk(c.Config(), v), Keepers: shared.keepers, KeepersAtStart: shared.keepers}, time.Now())
+			plan := defrag.Decide(v, cfg.Defrag, h, defrag.Situation{Manual: true, DiskFree: defrag.MemberDisk(c.Config(), v), Keepers: shared.keepers, KeepersAtStart: shared.keepers}, time.Now())
 			rep.Notes = append(rep.Notes, plan.NotDrained()...)
 			rep.decide(plan)
 			rep.Paused = shared.paused

@@ -4,6 +4,7 @@ package drain
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -125,6 +126,7 @@ func TestDrain_WhatGoesWrong(t *testing.T) {
 		{"keeper killed", keeperKilled},
 		{"member never finishes", neverFinishes},
 		{"etcd killed", etcdKilled},
+		{"no room beside the member", noRoom},
 		{"no right", noRight},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.test(t, l) }) {
@@ -317,6 +319,30 @@ func twoRuns(t *testing.T, l *netnstest.Lab) {
 		t.Errorf("%d members were drained at once, want 1", n)
 	}
 	noTables(t, l)
+}
+
+// noRoom has a keeper see no room on its member's volume, which the coordinator does not see.
+func noRoom(t *testing.T, l *netnstest.Lab) {
+	leader, m := l.Leader(t), l.Members[0]
+	if m == leader {
+		m = l.Members[1]
+	}
+	again := func(env ...string) {
+		t.Helper()
+		if err := m.Keeper().Stop(); err != nil {
+			t.Fatal(err)
+		}
+		m.StartKeeper(t, true, keeperEnv(env...)...)
+		seen(t, l, l.ClientAddr)
+	}
+	again("ETCDKEEPER_ETCD_MEMBERDATADIR=" + filepath.Join(t.TempDir(), "not there"))
+	r := begin(t, l)
+	rep := r.end(t)
+	if rep.Outcome != "refused" && rep.Outcome != "partial" || !strings.Contains(rep.Reason, "free on its volume") || rep.member(t, m.Name).Done {
+		t.Errorf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	noTables(t, l)
+	again()
 }
 
 func noRight(t *testing.T, l *netnstest.Lab) {

@@ -78,7 +78,8 @@ func bench(tb testproc.TB, o options) {
 		s = l.APIServer(tb)
 	}
 	for _, m := range l.Members {
-		m.StartKeeper(tb, true, "ETCDKEEPER_DEFRAG_RULE=dbSize < 0", "ETCDKEEPER_LISTEN_ADDRESS=127.0.0.1:0", "ETCDKEEPER_LISTEN_PROBEADDRESS=127.0.0.1:0")
+		m.StartKeeper(tb, true, "ETCDKEEPER_DEFRAG_RULE=dbSize < 0", "ETCDKEEPER_LISTEN_ADDRESS=127.0.0.1:0", "ETCDKEEPER_LISTEN_PROBEADDRESS=127.0.0.1:0",
+			"ETCDKEEPER_CENSUS_ENABLED=false", "ETCDKEEPER_SPLIT_ENABLED=false") // which read all keys in the first minutes
 	}
 	header := "| run | put max | get max | failed of requests | elections | lease lost | leader moves | a member's longest | turned away | keeper's own client |\n|---|---|---|---|---|---|---|---|---|---|"
 	if o.api {
