@@ -17,6 +17,7 @@ type pager struct {
 	limit int64 // keys a page
 
 	target   int64  // bytes a page
+	expected []byte // the directory that holds the resources, if it is known
 	last     []byte // the last key seen
 	mean     int64  // bytes an entry, of the last page
 	seen     int64
@@ -41,7 +42,9 @@ const (
 	growth     = 4
 )
 
-func newPager(target int) *pager { return &pager{limit: firstLimit, target: int64(target)} }
+func newPager(target int, expected string) *pager {
+	return &pager{limit: firstLimit, target: int64(target), expected: []byte(expected)}
+}
 
 // halve answers a page that was too large to be received.
 func (p *pager) halve() { p.limit = max(1, p.limit/2) }
@@ -71,6 +74,23 @@ func (p *pager) most() int64 {
 
 // want is how many keys a page's range should hold.
 func (p *pager) want() int64 { return p.limit + p.limit/8 }
+
+// begin is the end of a page from start on where no key has been seen yet: the directory that is expected to hold the
+// resources, and in it some letters, so that not all keys are counted at once, for which puts would wait.
+func (p *pager) begin(start, stop []byte) []byte {
+	switch {
+	case len(p.expected) > 0 && bytes.Compare(start, p.expected) < 0:
+		return nearer(p.expected, stop)
+	case p.enters(start):
+		return nearer(p.outside(start), stop)
+	}
+	return stop
+}
+
+// enters tells whether start lies in the directory that is expected to hold the resources, of which no key was seen.
+func (p *pager) enters(start []byte) bool {
+	return len(p.expected) > 0 && bytes.HasPrefix(start, p.expected) && !bytes.HasPrefix(p.last, p.expected)
+}
 
 // rest is the end of the next page, for keys from behind the last one on, of which there are n up to stop. An empty
 // stop is the end of all.
@@ -133,12 +153,19 @@ func (p *pager) outside(start []byte) []byte {
 			break
 		}
 	}
+	next := 0
+	if p.enters(start) {
+		above, next = len(p.expected), 'a'
+	}
 	step := 1 << min(p.beside, 8)
 	p.beside++
-	if len(start) <= above || int(start[above])+step > 0xff {
-		return successor(p.last[:above])
+	if len(start) > above {
+		next = int(start[above])
 	}
-	return append(bytes.Clone(start[:above]), start[above]+byte(step))
+	if next == 0 || next+step > 0xff {
+		return successor(start[:above])
+	}
+	return append(bytes.Clone(start[:above]), byte(next+step))
 }
 
 // ahead is the end of a page from start on, where keys before start are still on their way; false where too little is

@@ -45,7 +45,7 @@ type pages struct {
 func (s *scan) readPages(ctx context.Context, r Range) error {
 	ctx, cancel := context.WithCancel(ctx)
 	s.more(batches)
-	p := &pages{scan: s, r: r, pager: newPager(s.opts.PageBytes), most: maxFlying, answers: make(chan *piece, maxFlying),
+	p := &pages{scan: s, r: r, pager: newPager(s.opts.PageBytes, s.opts.PinKey), most: maxFlying, answers: make(chan *piece, maxFlying),
 		pieces: []*piece{{start: r.Start, end: r.End, rest: -1}}}
 	if s.opts.Rate > 0 {
 		p.most = 1 // who limits the rate wants to be no burden
@@ -138,8 +138,10 @@ func (p *pages) held() (n int) {
 // end chooses the end of a page at the start of a gap. first tells that all keys before the gap were seen.
 func (p *pages) end(gap *piece, first bool) ([]byte, bool) {
 	switch {
-	case gap.whole || first && p.pager.seen == 0 && p.pager.empty == 0:
+	case gap.whole:
 		return gap.end, true
+	case first && p.pager.seen == 0:
+		return p.pager.begin(gap.start, gap.end), true
 	case first && gap.tail:
 		return p.pager.rest(gap.rest, gap.end), true
 	case first:
