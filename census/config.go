@@ -13,7 +13,7 @@ import (
 // Defaults of Config.
 const (
 	// DefaultRate reads 1 GiB in three and a half minutes. At six times as much, the slowest hundredth of the puts to a
-	// member on two cores took five times as long as at rest (docs/benchmarks/census.md).
+	// member on two cores took five times as long as at rest, at this rate less than twice as long (docs/benchmarks/census.md).
 	DefaultRate = 5 * bytesize.MiB
 	// DefaultTaskRate is for the daemon, which has time.
 	DefaultTaskRate = 8 * bytesize.MiB
