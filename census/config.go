@@ -15,8 +15,6 @@ const (
 	// DefaultRate reads 1 GiB in three and a half minutes. At six times as much, the slowest hundredth of the puts to a
 	// member on two cores took five times as long as at rest, at this rate less than twice as long (docs/benchmarks/census.md).
 	DefaultRate = 5 * bytesize.MiB
-	// DefaultTaskRate is for the daemon, which has time.
-	DefaultTaskRate = 8 * bytesize.MiB
 	// DefaultInterval shows the growth of a day in four points.
 	DefaultInterval = 6 * time.Hour
 	// DefaultMetricsTop bounds the series of each metric by resource.
@@ -77,7 +75,7 @@ type Thresholds struct {
 
 // DefaultConfig is the census of a keeper that was told nothing.
 func DefaultConfig() Config {
-	return Config{Enabled: true, Schedule: schedule.Every(DefaultInterval), Rate: DefaultTaskRate, From: "follower",
+	return Config{Enabled: true, Schedule: schedule.Every(DefaultInterval), Rate: DefaultRate, From: "follower",
 		Prefix: keyspace.DefaultPrefix, Top: DefaultTop, MetricsTop: DefaultMetricsTop, Thresholds: DefaultThresholds()}
 }
 

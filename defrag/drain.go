@@ -94,10 +94,10 @@ func movable(id cluster.ID, note cluster.DrainNote, keepers, atStart []cluster.K
 	switch {
 	case len(pinned) > 0:
 		return false, fmt.Sprintf("clients of %s %s, as far as the keepers see: they would wait longer", some(pinned), seemPinned)
-	case connections(note) == 0:
+	case connections(note.Clients) == 0:
 		return false, "no client is connected to it"
 	}
-	return true, fmt.Sprintf("%d connections of %d client addresses can go to other members", connections(note), len(note.Clients))
+	return true, fmt.Sprintf("%d connections of %d client addresses can go to other members", connections(note.Clients), len(note.Clients))
 }
 
 // seenElsewhere are the addresses of clients that keepers beside other members see.

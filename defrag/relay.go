@@ -256,13 +256,19 @@ func (s *run) drainNow(ctx context.Context, v cluster.View, m cluster.Member, ro
 	}
 }
 
-// cameBack waits until a drained member has as many clients' connections as before, for a while, and counts them. The
-// keeper beside it has looked anew behind the drain.
-func (s *run) cameBack(ctx context.Context, m cluster.Member, before int) (back *int) {
-	for end := s.now().Add(s.t.comeBack); ; {
+// cameBack waits, for a while, until a drained member has connections of every address again from which clients were
+// connected before, and a shorter while for as many as before: not everybody makes as many. It counts them. The keeper
+// beside the member has looked anew behind the drain.
+func (s *run) cameBack(ctx context.Context, m cluster.Member, before map[string]int) (back *int) {
+	begun := s.now()
+	for end := begun.Add(s.t.comeBack); ; {
 		if note, ok := notes(s.keepers(ctx))[m.ID]; ok {
-			n := connections(note)
-			if back = &n; n >= before {
+			n := connections(note.Clients)
+			all := n >= connections(before) || s.now().Sub(begun) > s.t.asMany
+			for a := range before {
+				all = all && note.Clients[a] > 0
+			}
+			if back = &n; all {
 				return back
 			}
 		}
@@ -272,16 +278,16 @@ func (s *run) cameBack(ctx context.Context, m cluster.Member, before int) (back 
 	}
 }
 
-// connections is how many clients' connections a keeper sees.
-func connections(note cluster.DrainNote) (n int) {
-	for _, c := range note.Clients {
+// connections is how many there are of all addresses.
+func connections(clients map[string]int) (n int) {
+	for _, c := range clients {
 		n += c
 	}
 	return n
 }
 
-// hashKV asks for the hash of a member that has not told it under its drain. Where clients were drained in this run they are drained for this too, since the
-// member does not answer them meanwhile.
+// hashKV asks for the hash of a member that has not told it under its drain. Where clients were drained in this run they
+// are drained for this too, since the member does not answer them meanwhile.
 func (s *run) hashKV(ctx context.Context, v cluster.View, m cluster.Member, rev int64) (h cluster.Hash, seconds float64, err error) {
 	drained := false
 	for _, row := range s.plan.Members {
@@ -295,7 +301,7 @@ func (s *run) hashKV(ctx context.Context, v cluster.View, m cluster.Member, rev 
 		if o.Drain, _ = decideDrain(cfg, v, m, max(o.PredictedSeconds, 0.001), keepers, s.atStart); o.Drain {
 			did, err := s.relay(ctx, m, o)
 			if did != nil && did.DrainedSeconds != nil {
-				s.cameBack(ctx, m, connections(notes(keepers)[m.ID])) // before those of the next member are turned away
+				s.cameBack(ctx, m, notes(keepers)[m.ID].Clients) // before those of the next member are turned away
 			}
 			var none errNoTurn
 			switch {

@@ -106,6 +106,7 @@ type timing struct {
 	offer      time.Duration // a keeper that has not taken an offered turn by then is not there
 	turnEnd    time.Duration // what a keeper does behind the call takes less: rule removed, port probed
 	comeBack   time.Duration // the longest wait for drained clients to come back
+	asMany     time.Duration // and for as many connections as before
 	told       time.Duration // within it every keeper has looked at clients twice and told the others
 	ask        time.Duration // between two reads of the keeper's own client
 }
@@ -115,7 +116,7 @@ func defaultTiming() timing {
 		poll: 250 * time.Millisecond, quietFor: 2 * time.Second, quietReads: 5, hung: 10 * time.Second, lost: 30 * time.Second,
 		stableStep: 2 * time.Second, stableMax: 2 * time.Minute, moveSettle: 10 * time.Second,
 		breakQuiet: 30 * time.Second, lockRetry: 5 * time.Second,
-		offer: 10 * time.Second, turnEnd: 20 * time.Second, comeBack: 30 * time.Second, told: 8 * time.Second, ask: 50 * time.Millisecond,
+		offer: 10 * time.Second, turnEnd: 20 * time.Second, comeBack: 30 * time.Second, asMany: 5 * time.Second, told: 8 * time.Second, ask: 50 * time.Millisecond,
 	}
 }
 

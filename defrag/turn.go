@@ -28,7 +28,7 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 	if res.notBegun {
 		return res.err
 	}
-	clients := connections(notes(keepers)[m.ID])
+	clients := notes(keepers)[m.ID].Clients
 	if did := res.did; did != nil {
 		row.DrainedSeconds = did.DrainedSeconds
 		if did.DrainedSeconds != nil {
