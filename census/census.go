@@ -78,9 +78,8 @@ type Resource struct {
 // Name is the resource as kubectl takes it.
 func (r Resource) Name() string { return keyspace.GroupResource(r.Group, r.Resource) }
 
-// Share is what one namespace has of a resource.
-type Share struct {
-	Namespace    string     `json:"namespace"` // "" for what has none
+// Figures are what is counted in a namespace.
+type Figures struct {
 	Keys         int64      `json:"keys"`
 	Bytes        int64      `json:"bytes"`
 	MeanBytes    int64      `json:"meanBytes"`
@@ -89,21 +88,19 @@ type Share struct {
 	Versions     int64      `json:"versions"`
 	Leased       int64      `json:"leased"`
 	Encrypted    int64      `json:"encrypted"`
-	Activity     []Activity `json:"activity"` // empty where it was not counted by namespace
+	Activity     []Activity `json:"activity"` // empty where it was counted by resource alone
+}
+
+// Share is what one namespace has of a resource.
+type Share struct {
+	Namespace string `json:"namespace"` // "" for what has none
+	Figures
 }
 
 // Namespace is what one namespace takes.
 type Namespace struct {
-	Namespace    string     `json:"namespace"`
-	Keys         int64      `json:"keys"`
-	Bytes        int64      `json:"bytes"`
-	MeanBytes    int64      `json:"meanBytes"`
-	LargestBytes int64      `json:"largestBytes"`
-	Share        float64    `json:"share"` // of all bytes, 0 to 1
-	Versions     int64      `json:"versions"`
-	Leased       int64      `json:"leased"`
-	Encrypted    int64      `json:"encrypted"`
-	Activity     []Activity `json:"activity"` // empty where it was not counted for each of its resources
+	Namespace string `json:"namespace"`
+	Figures
 	// Resource is what most of its bytes are.
 	Resource string `json:"resource"`
 }

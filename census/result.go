@@ -62,8 +62,7 @@ func (t *tally) row(r *resource, file bool, limits []float64) Resource {
 	row.NamespaceCount = int64(len(shown))
 	slices.SortFunc(shown, func(a, b *cell) int { return cmp.Or(cmp.Compare(b.bytes, a.bytes), strings.Compare(a.name, b.name)) })
 	for _, c := range shown[:min(t.top, len(shown))] {
-		s := Share{Namespace: Printable(c.name), Keys: c.keys, Bytes: c.bytes, MeanBytes: c.mean(), LargestBytes: c.largest, Share: t.part(c.bytes),
-			Versions: c.versions, Leased: c.leased, Encrypted: c.encrypted, Activity: []Activity{}}
+		s := Share{Printable(c.name), t.public(c.figures)}
 		if !c.shared {
 			s.Activity = c.times.activity(limits, t.clock.revision)
 		}
@@ -73,6 +72,12 @@ func (t *tally) row(r *resource, file bool, limits []float64) Resource {
 	row.Versions, row.Leased, row.Encrypted = sum.versions, sum.leased, sum.encrypted
 	row.Activity = times.activity(limits, t.clock.revision)
 	return row
+}
+
+// public is what is shown of figures, without activity.
+func (t *tally) public(f figures) Figures {
+	return Figures{Keys: f.keys, Bytes: f.bytes, MeanBytes: f.mean(), LargestBytes: f.largest, Share: t.part(f.bytes),
+		Versions: f.versions, Leased: f.leased, Encrypted: f.encrypted, Activity: []Activity{}}
 }
 
 // part is the share of all bytes, 0 to 1.
@@ -108,8 +113,7 @@ func (t *tally) namespaceRows(limits []float64) ([]Namespace, int64) {
 	}
 	out := []Namespace{}
 	for _, ns := range shown {
-		row := Namespace{Namespace: Printable(ns.name), Keys: ns.keys, Bytes: ns.bytes, MeanBytes: ns.mean(), LargestBytes: ns.largest,
-			Share: t.part(ns.bytes), Versions: ns.versions, Leased: ns.leased, Encrypted: ns.encrypted, Resource: ns.of, Activity: []Activity{}}
+		row := Namespace{Printable(ns.name), t.public(ns.figures), ns.of}
 		if !blind[ns] {
 			row.Activity = times[ns].activity(limits, t.clock.revision)
 		}

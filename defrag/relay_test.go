@@ -60,6 +60,17 @@ func takesWith(f *fake, result turnResult, hash func(f *fake, m cluster.ID, rev 
 	}
 }
 
+// numbered tells how many hashes were told, this one with them.
+func numbered(tell func(n int, rev int64) cluster.Hash) func(*fake, cluster.ID, int64) cluster.Hash {
+	n := 0
+	return func(f *fake, _ cluster.ID, rev int64) cluster.Hash {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		n++
+		return tell(n, rev)
+	}
+}
+
 func drains(c *Config) { c.DrainAbove = 0 }
 
 func TestRunner_GivesTurns(t *testing.T) {
@@ -111,16 +122,12 @@ func TestRunner_HashesUnderDrains(t *testing.T) {
 	})
 	t.Run("compacted between two turns", func(t *testing.T) {
 		f := newFake(t)
-		told := 0
-		takesWith(f, turnResult{Seconds: 1, Moved: 2}, func(f *fake, m cluster.ID, rev int64) cluster.Hash {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			told++
-			if told == 1 {
+		takesWith(f, turnResult{Seconds: 1, Moved: 2}, numbered(func(n int, rev int64) cluster.Hash {
+			if n == 1 {
 				return cluster.Hash{Hash: 9, Revision: rev, CompactRevision: 1}
 			}
 			return cluster.Hash{Hash: 1, Revision: rev, CompactRevision: 2}
-		})
+		}))
 		inRun(t, f, drains, Options{}, func(rep Report, err error) {
 			if err != nil || rep.Outcome != Done || rep.Hash.Result != HashEqual {
 				t.Errorf("got %s, %v, %+v", rep.Outcome, err, rep.Hash)
@@ -130,13 +137,9 @@ func TestRunner_HashesUnderDrains(t *testing.T) {
 	})
 	t.Run("compacted between two turns, and again behind the drain of the hash", func(t *testing.T) {
 		f := newFake(t)
-		told := 0
-		takesWith(f, turnResult{Seconds: 1, Moved: 2}, func(f *fake, m cluster.ID, rev int64) cluster.Hash {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			told++
-			return cluster.Hash{Hash: 1, Revision: rev, CompactRevision: int64(min(told, 2))}
-		})
+		takesWith(f, turnResult{Seconds: 1, Moved: 2}, numbered(func(n int, rev int64) cluster.Hash {
+			return cluster.Hash{Hash: 1, Revision: rev, CompactRevision: int64(min(n, 2))}
+		}))
 		asked, first := f.offered, true
 		f.offered = func(f *fake, turn cluster.Turn) error {
 			if strings.Contains(string(turn.Order), workHash) && first {

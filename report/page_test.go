@@ -17,7 +17,7 @@ func sample(file bool) *census.Census {
 	c := &census.Census{Taken: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC), Source: "member " + nasty, Revision: 7, Keys: 1000,
 		Largest:    []census.Object{{Resource: "configmaps", Namespace: nasty, Name: nasty, Bytes: 1 << 20}},
 		Stems:      []census.Stem{{Group: "batch", Resource: "jobs", Namespace: nasty, Stem: nasty, Keys: 10}},
-		Namespaces: []census.Namespace{{Namespace: nasty, Keys: 10, Resource: nasty}},
+		Namespaces: []census.Namespace{{Namespace: nasty, Figures: census.Figures{Keys: 10}, Resource: nasty}},
 		Findings:   []census.Finding{{ID: "x", Severity: census.Critical, Resource: nasty, Message: nasty, Advice: nasty}},
 	}
 	for i, bytes := range []int64{60_000_000, 25_000_000, 10_000_000, 4_000_000, 1_000_000, 300} {
@@ -25,9 +25,9 @@ func sample(file bool) *census.Census {
 		r := census.Resource{Resource: name, Keys: 10, Bytes: bytes, Managers: []census.Manager{{Manager: nasty, Objects: 3}}}
 		// No two tiles are alike, so that one in the place of another is seen.
 		first := bytes * int64(50+i) / 100
-		r.Namespaces = []census.Share{{Namespace: "a" + nasty, Keys: 6, Bytes: first}, {Namespace: "b", Keys: 2, Bytes: bytes / 5}}
+		r.Namespaces = []census.Share{{Namespace: "a" + nasty, Figures: census.Figures{Keys: 6, Bytes: first}}, {Namespace: "b", Figures: census.Figures{Keys: 2, Bytes: bytes / 5}}}
 		if name == "pods" {
-			r.Namespaces = []census.Share{{Keys: 10, Bytes: bytes}} // of none
+			r.Namespaces = []census.Share{{Figures: census.Figures{Keys: 10, Bytes: bytes}}} // of none
 		}
 		c.Bytes += bytes
 		c.Resources = append(c.Resources, r)

@@ -280,7 +280,7 @@ func censusTable(w io.Writer, c *census.Census, by string) error {
 
 // namespaceRows are the namespaces of a resource, and in one row what of it no row of its own has.
 func namespaceRows(c *census.Census, r census.Resource) (rows [][]string) {
-	rest := census.Share{Keys: r.Keys, Bytes: r.Bytes, Versions: r.Versions, Leased: r.Leased, Encrypted: r.Encrypted}
+	rest := census.Figures{Keys: r.Keys, Bytes: r.Bytes, Versions: r.Versions, Leased: r.Leased, Encrypted: r.Encrypted}
 	for _, n := range r.Namespaces {
 		rest.Keys, rest.Bytes, rest.Versions = rest.Keys-n.Keys, rest.Bytes-n.Bytes, rest.Versions-n.Versions
 		rest.Leased, rest.Encrypted = rest.Leased-n.Leased, rest.Encrypted-n.Encrypted
