@@ -199,10 +199,22 @@ func explainTLS(err error) error {
 		return fmt.Errorf("%w (the member refuses the client certificate: check --cert and --key)", err)
 	case strings.Contains(msg, "first record does not look like a TLS handshake") || strings.Contains(msg, "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%w (the endpoint does not speak TLS: use http://, or leave --cacert and --cert out)", err)
-	case strings.Contains(msg, "error reading server preface") && strings.Contains(msg, "EOF"), strings.Contains(msg, `malformed HTTP response "\x15\x03`):
+	case hangsUp(msg):
 		return fmt.Errorf("%w (the endpoint hangs up: if it speaks TLS, use https:// and --cacert)", err)
 	case errors.As(err, &host):
 		return fmt.Errorf("%w (use an endpoint that is named in the member's certificate)", err)
 	}
 	return err
+}
+
+// hangsUp reports whether a connection without TLS ended before etcd's first word: what a TLS port does with one. It
+// closes with bytes unread, so that a reset or a failed write may come before the end.
+func hangsUp(msg string) bool {
+	switch {
+	case strings.Contains(msg, "error reading server preface"):
+		return strings.Contains(msg, "EOF") || strings.Contains(msg, "connection reset by peer")
+	case strings.Contains(msg, "failed to write client preface"), strings.Contains(msg, "failed to write initial settings frame"):
+		return true
+	}
+	return strings.Contains(msg, `malformed HTTP response "\x15\x03`)
 }

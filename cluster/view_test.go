@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -116,6 +117,28 @@ func secureEmbed(t *testing.T, pki *etcdtest.PKI) string {
 	return strings.Replace(e.Endpoint, "http://", "https://", 1)
 }
 
+// resetting is the endpoint of a port that resets each connection once the client has spoken, as a TLS port may.
+func resetting(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 1))
+			_ = conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		}
+	}()
+	return "http://" + l.Addr().String()
+}
+
 func TestClient_TLS(t *testing.T) {
 	pki, stranger := etcdtest.NewPKI(t), etcdtest.NewPKI(t)
 	endpoint := secureEmbed(t, pki)
@@ -135,6 +158,7 @@ func TestClient_TLS(t *testing.T) {
 		{"no client certificate", func(c *cluster.Config) { c.Cert, c.Key = "", "" }, "--cert and --key"},
 		{"expired client certificate", func(c *cluster.Config) { c.Cert, c.Key = pki.Expired(t) }, "renew --cert"},
 		{"http to a TLS port", func(c *cluster.Config) { c.Endpoints[0] = strings.Replace(endpoint, "https", "http", 1) }, "use https://"},
+		{"http to a port that resets", func(c *cluster.Config) { c.Endpoints[0] = resetting(t) }, "use https://"},
 		{"https to a plain port", func(c *cluster.Config) { c.Endpoints[0] = strings.Replace(plain.Endpoint, "http", "https", 1) }, "use http://"},
 	}
 	t.Run("files", func(t *testing.T) {
