@@ -28,7 +28,7 @@ func Check(ports []uint16) error {
 			return fmt.Errorf("nothing listens on port %d in the keeper's network namespace: run the keeper in the member's (hostNetwork): %w", p, ErrImpossible)
 		}
 	}
-	t, err := makeTable(tableName("check"), ports, false, tableOwned)
+	t, err := makeTable(tableName("check"), ports, time.Minute, false, tableOwned)
 	if err != nil {
 		return err
 	}
@@ -44,6 +44,7 @@ func tableName(kind string) string {
 type Drain struct {
 	ports []uint16
 	start time.Time
+	max   time.Duration
 
 	mu       sync.Mutex
 	table    *table
@@ -53,7 +54,8 @@ type Drain struct {
 	err      error
 }
 
-// Start turns the clients of the ports away until Stop, or for max. The kernel ends it where this process dies.
+// Start turns the clients of the ports away until Stop, or for max. The kernel ends it where this process dies, and
+// after max also where this process stands still.
 func Start(ports []uint16, max time.Duration) (*Drain, error) {
 	return start(ports, max, tableOwned)
 }
@@ -73,15 +75,15 @@ func start(ports []uint16, max time.Duration, flags uint32) (*Drain, error) {
 	before = slices.DeleteFunc(before, func(c Conn) bool {
 		return c.Remote.Addr().IsLoopback() || c.unused() || slices.ContainsFunc(own, func(o Conn) bool { return o.Local == c.Remote })
 	})
-	d := &Drain{ports: ports, before: before, start: time.Now()}
-	if d.table, err = makeTable(tableName("drain"), ports, true, flags); err != nil {
+	d := &Drain{ports: ports, before: before, start: time.Now(), max: max}
+	if d.table, err = makeTable(tableName("drain"), ports, max, true, flags); err != nil {
 		return nil, err
 	}
-	d.watchdog = time.AfterFunc(max, func() { d.end(true) })
+	d.watchdog = time.AfterFunc(max, d.end)
 	return d, nil
 }
 
-func (d *Drain) end(expired bool) {
+func (d *Drain) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.table == nil {
@@ -91,12 +93,15 @@ func (d *Drain) end(expired bool) {
 	now, serr := served(d.ports)
 	d.table.remove()
 	d.table = nil
-	d.result.Duration, d.result.Expired = time.Since(d.start), expired
+	d.result.Duration = time.Since(d.start)
+	if d.result.Duration >= d.max {
+		d.result.Duration, d.result.Expired = d.max, true // by the kernel, where this process is late
+	}
 	if err != nil {
 		d.err = fmt.Errorf("count the connections that were turned away: %w", err)
 	}
 	for _, c := range d.before {
-		if away[c.Remote.Port()] {
+		if away[c.Remote] {
 			d.result.Moved++
 		}
 	}
@@ -104,7 +109,7 @@ func (d *Drain) end(expired bool) {
 		now = d.before
 	}
 	// Every connection whose packet was rejected is gone at the client's end, also those that clients have tried to make.
-	now = slices.DeleteFunc(now, func(c Conn) bool { return !away[c.Remote.Port()] || c.Remote.Addr().IsLoopback() })
+	now = slices.DeleteFunc(now, func(c Conn) bool { return !away[c.Remote] || c.Remote.Addr().IsLoopback() })
 	for _, c := range bury(now) {
 		d.result.Dead = append(d.result.Dead, c.Remote)
 	}
@@ -114,14 +119,14 @@ func (d *Drain) end(expired bool) {
 func (d *Drain) Active() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.table != nil
+	return d.table != nil && time.Since(d.start) < d.max
 }
 
 // Stop removes the rule, where the watchdog has not. The error is about the counts; the rule is gone in every case.
 // Calls behind the first one return the same.
 func (d *Drain) Stop() (Result, error) {
 	d.watchdog.Stop()
-	d.end(false)
+	d.end()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.result, d.err

@@ -206,11 +206,11 @@ func TestDrain_Watchdog(t *testing.T) {
 	}
 }
 
-func TestDrain_EndsWithItsProcess(t *testing.T) {
-	network(t)
-	serve(t, port)
+// drainElsewhere drains in a process of its own, which is killed at the end of the test.
+func drainElsewhere(t *testing.T, lifetime time.Duration) *os.Process {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), holder+"=1")
+	cmd.Env = append(os.Environ(), holder+"="+lifetime.String())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -219,17 +219,73 @@ func TestDrain_EndsWithItsProcess(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if line != "held\n" || err != nil {
 		t.Fatalf("the process that drains: %q, %v", line, err)
 	}
+	return cmd.Process
+}
+
+func TestDrain_EndsWithItsProcess(t *testing.T) {
+	network(t)
+	serve(t, port)
+	p := drainElsewhere(t, time.Hour)
 	dial(t, at("192.0.2.1", port), net.Dialer{}).wantReset(t, "while it lives")
-	if err := cmd.Process.Kill(); err != nil {
+	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait()
+	_, _ = p.Wait()
 	wantNoTable(t)
 	dial(t, at("192.0.2.1", port), net.Dialer{}).wantServed(t, "after its end")
+}
+
+// The kernel lets clients in again after the time, also where the process that drains cannot.
+func TestDrain_EndsBesideAFrozenProcess(t *testing.T) {
+	network(t)
+	serve(t, port)
+	p := drainElsewhere(t, 5*time.Second)
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	plain := net.Dialer{}
+	for end := time.Now().Add(30 * time.Second); dial(t, at("192.0.2.1", port), plain).ask() != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the rule did not expire")
+		}
+	}
+	dial(t, at("2001:db8::1", port), plain).wantServed(t, "over IPv6")
+	if got := tables(t); !strings.Contains(got, "etcdkeeper_drain_") {
+		t.Errorf("the process was to be there with its table, got %q", got)
+	}
+}
+
+func TestDrain_SamePort(t *testing.T) {
+	network(t)
+	serve(t, port)
+	from := func(host string, p int) net.Dialer {
+		return net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(host), Port: p}}
+	}
+	said := dial(t, at("192.0.2.1", port), from("192.0.2.1", 0))
+	silent := dial(t, at("192.0.2.1", port), from("192.0.2.2", said.LocalAddr().(*net.TCPAddr).Port))
+	said.wantServed(t, "the one that will ask")
+	silent.wantServed(t, "the one that will not")
+	d, err := Start([]uint16{port}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = d.Stop() }()
+	if d.before, err = served([]uint16{port}); err != nil {
+		t.Fatal(err)
+	}
+	said.wantReset(t, "the one that asks")
+	if res, err := d.Stop(); err != nil || res.Moved != 1 {
+		t.Errorf("got %+v and %v, want one that was moved", res, err)
+	}
+	silent.wantServed(t, "the other one of the same port")
 }
 
 // withoutRights runs f on a thread that has no capability; the thread ends with it.

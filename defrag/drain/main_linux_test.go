@@ -47,9 +47,13 @@ func TestMain(m *testing.M) {
 	os.Exit(cmd.ProcessState.ExitCode())
 }
 
-// hold drains until the process is killed.
+// hold drains for as long as the environment says, or until the process is killed.
 func hold() {
-	if _, err := Start([]uint16{port}, time.Hour); err != nil {
+	lifetime, err := time.ParseDuration(os.Getenv(holder))
+	if err == nil {
+		_, err = Start([]uint16{port}, lifetime)
+	}
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -15,20 +16,27 @@ import (
 const (
 	tableOwned     = 0x2 // NFT_TABLE_F_OWNER, since Linux 5.12: only its netlink socket may change the table, which ends with it
 	attrTableOwner = 7   // NFTA_TABLE_OWNER
-	typePort       = 13  // the type of a port, as nft names a set's keys
+
+	// The types of a set's keys, by which nft shows them: a port, and an address with a port behind it.
+	typePort   = 13
+	typeClient = 8<<6 | typePort
 )
 
 const (
-	inputChain = "input"
-	portSet    = "turned_away"
+	inputChain    = "input"
+	drainedSet    = "drained"
+	turnedAwaySet = "turned_away"
 	// Before the filters of others, so that what they let through is seen as well as what they do not.
 	chainPriority = -10
 	// A reply of the kernel to a netlink message takes microseconds.
 	answerWait = 5 * time.Second
 	// pushed is the PSH flag, which Linux sets on the last packet of everything that is sent: on every request.
 	pushed = 0x08
-	// Client ports that can be told apart; a member with more connections counts no further.
+	// Connections that can be told apart; a member with more counts no further.
 	maxTurnedAway = 65535
+	// A connection's other end as the set of those that were turned away has it: the address in its IPv6 form, and the
+	// port with two bytes behind it.
+	clientBytes = 20
 )
 
 // table is an nftables table that lives as long as its socket.
@@ -37,15 +45,16 @@ type table struct {
 	name string
 }
 
-// makeTable makes a table with the rules for ports. Only a hooked one sees packets. The flags are tableOwned but in
-// tests.
-func makeTable(name string, ports []uint16, hooked bool, flags uint32) (*table, error) {
+// makeTable makes a table with the rules for ports. Its rules find the ports in a set whose elements the kernel lets
+// expire after the lifetime, also where this process stands still then. Only a hooked table sees packets. The flags are
+// tableOwned but in tests.
+func makeTable(name string, ports []uint16, lifetime time.Duration, hooked bool, flags uint32) (*table, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("this kernel has no nftables (%w): %w", err, ErrImpossible)
 	}
 	t := &table{conn: conn, name: name}
-	if err := t.fill(ports, hooked, flags); err != nil {
+	if err := t.fill(ports, lifetime, hooked, flags); err != nil {
 		t.remove()
 		return nil, err
 	}
@@ -56,24 +65,20 @@ func makeTable(name string, ports []uint16, hooked bool, flags uint32) (*table, 
 	return t, nil
 }
 
-func (t *table) fill(ports []uint16, hooked bool, flags uint32) error {
+func (t *table) fill(ports []uint16, lifetime time.Duration, hooked bool, flags uint32) error {
 	msgs := []netlink.Message{
 		t.message(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, func(ae *netlink.AttributeEncoder) {
 			ae.String(unix.NFTA_TABLE_NAME, t.name)
 			ae.Uint32(unix.NFTA_TABLE_FLAGS, flags)
 		}),
-		t.message(unix.NFT_MSG_NEWSET, netlink.Create|netlink.Excl, func(ae *netlink.AttributeEncoder) {
-			ae.String(unix.NFTA_SET_TABLE, t.name)
-			ae.String(unix.NFTA_SET_NAME, portSet)
-			ae.Uint32(unix.NFTA_SET_FLAGS, unix.NFT_SET_EVAL)
-			ae.Uint32(unix.NFTA_SET_KEY_TYPE, typePort)
-			ae.Uint32(unix.NFTA_SET_KEY_LEN, 2)
-			ae.Uint32(unix.NFTA_SET_ID, 1)
+		t.newSet(turnedAwaySet, unix.NFT_SET_EVAL, typeClient, clientBytes, func(ae *netlink.AttributeEncoder) {
 			ae.Nested(unix.NFTA_SET_DESC, func(ae *netlink.AttributeEncoder) error {
 				bigEndian(ae).Uint32(unix.NFTA_SET_DESC_SIZE, maxTurnedAway)
 				return nil
 			})
 		}),
+		t.newSet(drainedSet, unix.NFT_SET_TIMEOUT, typePort, 2, func(*netlink.AttributeEncoder) {}),
+		t.fillDrained(ports, lifetime),
 		t.message(unix.NFT_MSG_NEWCHAIN, netlink.Create|netlink.Excl, func(ae *netlink.AttributeEncoder) {
 			ae.String(unix.NFTA_CHAIN_TABLE, t.name)
 			ae.String(unix.NFTA_CHAIN_NAME, inputChain)
@@ -89,7 +94,7 @@ func (t *table) fill(ports []uint16, hooked bool, flags uint32) error {
 			})
 		}),
 	}
-	for _, r := range rules(ports) {
+	for _, r := range rules() {
 		msgs = append(msgs, t.message(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, func(ae *netlink.AttributeEncoder) {
 			ae.String(unix.NFTA_RULE_TABLE, t.name)
 			ae.String(unix.NFTA_RULE_CHAIN, inputChain)
@@ -97,6 +102,37 @@ func (t *table) fill(ports []uint16, hooked bool, flags uint32) error {
 		}))
 	}
 	return t.batch(msgs)
+}
+
+// newSet is the message that makes a set.
+func (t *table) newSet(name string, flags, keyType, keyBytes uint32, more func(*netlink.AttributeEncoder)) netlink.Message {
+	return t.message(unix.NFT_MSG_NEWSET, netlink.Create|netlink.Excl, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_TABLE, t.name)
+		ae.String(unix.NFTA_SET_NAME, name)
+		ae.Uint32(unix.NFTA_SET_FLAGS, flags)
+		ae.Uint32(unix.NFTA_SET_KEY_TYPE, keyType)
+		ae.Uint32(unix.NFTA_SET_KEY_LEN, keyBytes)
+		ae.Uint32(unix.NFTA_SET_ID, 1) // for sets without a name, and wanted for all
+		more(ae)
+	})
+}
+
+// fillDrained is the message that makes ports drained for the lifetime.
+func (t *table) fillDrained(ports []uint16, lifetime time.Duration) netlink.Message {
+	return t.message(unix.NFT_MSG_NEWSETELEM, netlink.Create|netlink.Excl, func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
+		ae.String(unix.NFTA_SET_ELEM_LIST_SET, drainedSet)
+		ae.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
+			for _, p := range ports {
+				list.Nested(unix.NFTA_LIST_ELEM, func(elem *netlink.AttributeEncoder) error {
+					value(elem, unix.NFTA_SET_ELEM_KEY, binary.BigEndian.AppendUint16(nil, p))
+					bigEndian(elem).Uint64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(max(1, lifetime.Milliseconds())))
+					return nil
+				})
+			}
+			return nil
+		})
+	})
 }
 
 // message is one nf_tables message of the inet family, which is of IPv4 and IPv6.
@@ -194,11 +230,11 @@ func (t *table) owned() error {
 	return fmt.Errorf("this kernel did not make the table end with its owner, which it can since Linux 5.12: %w", ErrImpossible)
 }
 
-// turnedAway are the clients' ports from which packets were rejected.
-func (t *table) turnedAway() (map[uint16]bool, error) {
+// turnedAway are the other ends of connections of which packets were rejected.
+func (t *table) turnedAway() (map[netip.AddrPort]bool, error) {
 	msg := t.message(unix.NFT_MSG_GETSETELEM, netlink.Dump, func(ae *netlink.AttributeEncoder) {
 		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
-		ae.String(unix.NFTA_SET_ELEM_LIST_SET, portSet)
+		ae.String(unix.NFTA_SET_ELEM_LIST_SET, turnedAwaySet)
 	})
 	if err := t.conn.SetDeadline(time.Now().Add(answerWait)); err != nil {
 		return nil, err
@@ -207,7 +243,7 @@ func (t *table) turnedAway() (map[uint16]bool, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	ports := map[uint16]bool{}
+	away := map[netip.AddrPort]bool{}
 	for _, m := range got {
 		if len(m.Data) < 4 {
 			continue
@@ -220,7 +256,7 @@ func (t *table) turnedAway() (map[uint16]bool, error) {
 			if ad.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				ad.Nested(func(list *netlink.AttributeDecoder) error {
 					for list.Next() {
-						list.Nested(func(elem *netlink.AttributeDecoder) error { return readKey(elem, ports) })
+						list.Nested(func(elem *netlink.AttributeDecoder) error { return readKey(elem, away) })
 					}
 					return nil
 				})
@@ -230,18 +266,18 @@ func (t *table) turnedAway() (map[uint16]bool, error) {
 			return nil, err
 		}
 	}
-	return ports, nil
+	return away, nil
 }
 
-func readKey(elem *netlink.AttributeDecoder, ports map[uint16]bool) error {
+func readKey(elem *netlink.AttributeDecoder, away map[netip.AddrPort]bool) error {
 	for elem.Next() {
 		if elem.Type() != unix.NFTA_SET_ELEM_KEY {
 			continue
 		}
 		elem.Nested(func(key *netlink.AttributeDecoder) error {
 			for key.Next() {
-				if b := key.Bytes(); key.Type() == unix.NFTA_DATA_VALUE && len(b) >= 2 {
-					ports[binary.BigEndian.Uint16(b)] = true
+				if b := key.Bytes(); key.Type() == unix.NFTA_DATA_VALUE && len(b) >= clientBytes {
+					away[netip.AddrPortFrom(netip.AddrFrom16([16]byte(b)).Unmap(), binary.BigEndian.Uint16(b[16:]))] = true
 				}
 			}
 			return nil

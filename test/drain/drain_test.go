@@ -125,6 +125,7 @@ func TestDrain_WhatGoesWrong(t *testing.T) {
 		{"clients go elsewhere", clientsGoElsewhere},
 		{"keeper killed", keeperKilled},
 		{"member never finishes", neverFinishes},
+		{"keeper stands still", keeperStandsStill},
 		{"etcd killed", etcdKilled},
 		{"no room beside the member", noRoom},
 		{"no right", noRight},
@@ -225,6 +226,32 @@ func neverFinishes(t *testing.T, l *netnstest.Lab) {
 	})
 	if err := m.Reach(t, patience); err != nil {
 		t.Errorf("member %s cannot be reached: %v", m.Name, err)
+	}
+	rep := r.end(t)
+	if rep.Outcome != "done" {
+		t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	if row := rep.member(t, m.Name); row.DrainedSeconds == nil || !strings.Contains(row.Reason, "defrag.drainMax") {
+		t.Errorf("got %+v", row)
+	}
+	noTables(t, l)
+	l.Await(t)
+}
+
+// keeperStandsStill stops a keeper that drains: the kernel lets clients in again without it.
+func keeperStandsStill(t *testing.T, l *netnstest.Lab) {
+	r := begin(t, l, "ETCDKEEPER_DEFRAG_DRAINMAX=5s")
+	m := busy(t, l, r)
+	if err := m.Keeper().Pause(); err != nil {
+		t.Fatal(err)
+	}
+	err := m.Reach(t, patience)
+	rule := m.Tables(t)
+	if rerr := m.Keeper().Resume(); err != nil || rerr != nil {
+		t.Fatalf("member %s cannot be reached: %v, %v", m.Name, err, rerr)
+	}
+	if rule == "" {
+		t.Error("the rule was gone, although its keeper stood still")
 	}
 	rep := r.end(t)
 	if rep.Outcome != "done" {
