@@ -59,6 +59,7 @@ func TestTake_OddKeys(t *testing.T) {
 		"calico":                                          "x",
 		"\x00":                                            "x",
 		"\xff\xff\xff":                                    "x",
+		"\xff/nodes/n2":                                   "x",
 		"compact_rev_key":                                 "1",
 		"/kubernetes.io/pods/ns/a":                        "k8s\x00",
 		"/registry2/pods/ns/a":                            "k8s\x00",
@@ -108,7 +109,7 @@ func TestTake_OddKeys(t *testing.T) {
 			}
 		}
 		for resource, keys := range map[string]int64{"workflows.argoproj.io": 3, "things.batch.example": 1, "jobs.batch": 2, "nodes": 1, "services": 1,
-			"endpoints": 1, "newthings": 1, "pods": 2, "compact_rev_key": 1, "secrets": 5, "other": 12, "deep": 1} {
+			"endpoints": 1, "newthings": 1, "pods": 2, "compact_rev_key": 1, "secrets": 5, "other": 13, "deep": 1} {
 			if rows[resource].Keys != keys {
 				t.Errorf("%s: %s: got %d keys, want %d", name, resource, rows[resource].Keys, keys)
 			}

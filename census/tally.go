@@ -182,8 +182,8 @@ func (t *tally) find(key []byte) (*cell, int) {
 	}
 	p := t.layout.Parts(key)
 	// A directory is a name for its cell. What a directory alone does not tell, and several may have, is the cell's own
-	// name, behind a byte that no directory begins with.
-	id := "\xff" + string(p.Group) + "/" + string(p.Resource) + "/" + string(p.Namespace)
+	// name, with a byte behind it that no directory ends with.
+	id := string(p.Group) + "/" + string(p.Resource) + "/" + string(p.Namespace) + "\x00"
 	c, ok := t.cells[id]
 	if !ok {
 		c = t.newCell(p)
