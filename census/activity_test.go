@@ -3,6 +3,7 @@ package census_test
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func TestTake_OldFile(t *testing.T) {
 		f := &fakeFile{}
 		f.live.seed(t, seed.Options{Now: old, Events: 2000, EventsNoLease: 1000})
 		got := find(take(t, f, o), "events-past-ttl")
-		if len(got) != 1 || math.Abs(got[0].Value-1000) > 60 || got[0].Threshold != 150 {
+		if len(got) != 1 || math.Abs(got[0].Value-1000) > 60 || got[0].Threshold != 150 || !strings.Contains(got[0].Message, "more than 4h ago although they should live for 1h (") {
 			t.Errorf("got %+v, want about 1000 events above 5 per cent of 3000", got)
 		}
 		th := census.DefaultThresholds()
@@ -45,6 +46,19 @@ func TestTake_OldFile(t *testing.T) {
 		th.EventsPastTTL, th.EventTTL = 0, 0
 		if got := find(take(t, f, census.Options{Now: readAt, Thresholds: th}), "events-past-ttl"); len(got) != 0 {
 			t.Errorf("without a TTL: %+v", got)
+		}
+	})
+	t.Run("events that go on happening", func(t *testing.T) {
+		for last, want := range map[time.Duration]int{time.Minute: 0, 30 * time.Hour: 1} {
+			f := &fakeLive{}
+			for i := range 100 {
+				f.add(fmt.Sprintf("/registry/events/a/back-off.%016x", i), fmt.Sprintf(
+					`{"kind":"Event","metadata":{"name":"x","creationTimestamp":%q,"managedFields":[{"manager":"kubelet","operation":"Update","time":%q}]},"count":900}`,
+					old.Format(time.RFC3339), readAt.Add(-last).Format(time.RFC3339)))
+			}
+			if got := find(take(t, f, census.Options{Now: readAt}), "events-past-ttl"); len(got) != want {
+				t.Errorf("made two days ago and last written %s ago: got %+v, want %d findings", last, got, want)
+			}
 		}
 	})
 	t.Run("a clock that is ahead", func(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
@@ -178,13 +180,25 @@ func (f *finder) events() {
 		return
 	}
 	old := int64(f.th.EventTTL.Seconds() * f.th.EventTTLFactor)
-	n := t.samples.scale(t.samples.createdBefore(f.c.AsOf.Unix()-old), t.keys)
+	n := t.samples.scale(t.samples.writtenBefore(f.c.AsOf.Unix()-old), t.keys)
 	if limit := f.th.EventsPastTTL * float64(r.Keys); n > 0 && float64(n) > limit {
 		f.add(Finding{ID: "events-past-ttl", Severity: Warning, Resource: r.Name(), Value: float64(n), Threshold: limit,
 			Advice: "Check --event-ttl, and whether the leader changes more often than it: each change gives every lease its time anew."},
-			"About %d of %d events are older than %.0f hours although they should live for %s (estimated from %d values).",
-			n, r.Keys, float64(old)/3600, f.th.EventTTL, r.Sampled)
+			"About %d of %d events were last written more than %s ago although they should live for %s (estimated from %d values).",
+			n, r.Keys, span(time.Duration(old)*time.Second), span(f.th.EventTTL), r.Sampled)
 	}
+}
+
+// span is a duration without the parts that are zero at its end: 1h and not 1h0m0s.
+func span(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 func (f *finder) secrets() {

@@ -28,7 +28,7 @@ type sampler struct {
 }
 
 // sample is a key that was looked into, for as many as it stands for.
-type sample struct{ created, weight int64 }
+type sample struct{ written, weight int64 }
 
 // due is how many keys the value of key number n stands for, 0 where it is not to be looked into.
 func (s *sampler) due(n int64) int64 {
@@ -86,8 +86,9 @@ func (s *sampler) take(value []byte, weight int64, name resourceName) (created, 
 			s.finish(&m, "CronWorkflow", weight)
 		}
 	case resourceName{"", "events"}:
-		if m.Created > 0 {
-			s.events = append(s.events, sample{m.Created, weight})
+		// Each write of an event gives it its time anew: one that goes on happening is no leftover.
+		if at := max(m.Created, written); at > 0 {
+			s.events = append(s.events, sample{at, weight})
 		}
 	}
 	return m.Created, written
@@ -105,10 +106,10 @@ func (s *sampler) finish(m *keyspace.Meta, cron string, weight int64) {
 	s.noTTL += weight
 }
 
-// createdBefore is how many of the sampled events were, before scaling.
-func (s *sampler) createdBefore(at int64) (n int64) {
+// writtenBefore is how many of the sampled events were last written before a time, before scaling.
+func (s *sampler) writtenBefore(at int64) (n int64) {
 	for _, e := range s.events {
-		if e.created < at {
+		if e.written < at {
 			n += e.weight
 		}
 	}
