@@ -26,7 +26,7 @@ const (
 type Config struct {
 	Enabled    bool              `yaml:"enabled" doc:"Take a census on a schedule."`
 	Schedule   schedule.Schedule `yaml:"schedule" doc:"When the daemon takes a census: an interval or a cron expression."`
-	Rate       bytesize.Bytes    `yaml:"rate" doc:"Bytes of keys and values that the daemon's census reads in a second. 0: no limit."`
+	Rate       bytesize.Bytes    `yaml:"rate" doc:"Bytes of keys and values that are read in a second, such as 32MiB, or 0 for no limit."`
 	From       string            `yaml:"from" doc:"Member that is read: follower, leader, local, learner or a member's name."`
 	Prefix     string            `yaml:"prefix" doc:"The API server's --etcd-prefix."`
 	Top        int               `yaml:"top" doc:"Rows of the lists of largest objects, namespaces and stems."`
@@ -47,19 +47,19 @@ type Thresholds struct {
 	NamespaceKeys  int64   `yaml:"namespaceKeys" doc:"Keys that the namespace must have for that to be a finding."`
 	// Nodes to DeploymentsPerNamespace are Kubernetes' published thresholds:
 	// github.com/kubernetes/community, sig-scalability/configs-and-limits/thresholds.md.
-	Nodes                   int64 `yaml:"nodes" doc:"Nodes, by Kubernetes' scalability thresholds."`
-	Namespaces              int64 `yaml:"namespaces" doc:"Namespaces, by Kubernetes' scalability thresholds."`
-	Pods                    int64 `yaml:"pods" doc:"Pods, by Kubernetes' scalability thresholds."`
-	Services                int64 `yaml:"services" doc:"Services, by Kubernetes' scalability thresholds."`
-	PodsPerNamespace        int64 `yaml:"podsPerNamespace" doc:"Pods in a namespace, by Kubernetes' scalability thresholds."`
-	ServicesPerNamespace    int64 `yaml:"servicesPerNamespace" doc:"Services in a namespace, by Kubernetes' scalability thresholds."`
-	DeploymentsPerNamespace int64 `yaml:"deploymentsPerNamespace" doc:"Deployments in a namespace, by Kubernetes' scalability thresholds."`
+	Nodes                   int64 `yaml:"nodes" doc:"Nodes, by Kubernetes' scalability thresholds. 0: never."`
+	Namespaces              int64 `yaml:"namespaces" doc:"Namespaces, by Kubernetes' scalability thresholds. 0: never."`
+	Pods                    int64 `yaml:"pods" doc:"Pods, by Kubernetes' scalability thresholds. 0: never."`
+	Services                int64 `yaml:"services" doc:"Services, by Kubernetes' scalability thresholds. 0: never."`
+	PodsPerNamespace        int64 `yaml:"podsPerNamespace" doc:"Pods in a namespace, by Kubernetes' scalability thresholds. 0: never."`
+	ServicesPerNamespace    int64 `yaml:"servicesPerNamespace" doc:"Services in a namespace, by Kubernetes' scalability thresholds. 0: never."`
+	DeploymentsPerNamespace int64 `yaml:"deploymentsPerNamespace" doc:"Deployments in a namespace, by Kubernetes' scalability thresholds. 0: never."`
 	// FinishedWithoutTTL: finished Jobs that stay until somebody deletes them, CronJobs' aside.
 	FinishedWithoutTTL int64 `yaml:"finishedWithoutTTL" doc:"Finished Jobs or Workflows without a TTL."`
 	// FinishedPerCron: by default a CronJob keeps 3 successful and 1 failed; this leaves room for higher limits.
 	FinishedPerCron int64 `yaml:"finishedPerCron" doc:"Finished Jobs or Workflows for each CronJob or CronWorkflow from which history limits do not seem to hold. 0: never."`
 	// Secrets: whole-cluster watchers (ingress and certificate controllers) hold all of them in memory.
-	Secrets int64 `yaml:"secrets" doc:"Secrets that every whole-cluster watcher has to hold."`
+	Secrets int64 `yaml:"secrets" doc:"Secrets that every whole-cluster watcher has to hold. 0: never."`
 	// EventsWithoutLease: those never expire. A few are written by hand or by restores.
 	EventsWithoutLease int64 `yaml:"eventsWithoutLease" doc:"Events without a lease, which never expire."`
 	// EventTTL is kube-apiserver's default of --event-ttl.
@@ -118,6 +118,20 @@ func (c Config) Validate() error {
 	}{{"nearLimit", th.NearLimit}, {"namespaceShare", th.NamespaceShare}} {
 		if s.v <= 0 || s.v > 1 {
 			bad("thresholds.%s: want more than 0 and at most 1, got %v", s.name, s.v)
+		}
+	}
+	for _, n := range []struct {
+		name string
+		v    int64
+	}{
+		{"namespaceKeys", th.NamespaceKeys}, {"nodes", th.Nodes}, {"namespaces", th.Namespaces}, {"pods", th.Pods}, {"services", th.Services},
+		{"podsPerNamespace", th.PodsPerNamespace}, {"servicesPerNamespace", th.ServicesPerNamespace},
+		{"deploymentsPerNamespace", th.DeploymentsPerNamespace}, {"finishedWithoutTTL", th.FinishedWithoutTTL},
+		{"finishedPerCron", th.FinishedPerCron}, {"secrets", th.Secrets}, {"eventsWithoutLease", th.EventsWithoutLease},
+		{"unencryptedSecrets", th.UnencryptedSecrets}, {"outsideKeys", th.OutsideKeys},
+	} {
+		if n.v < 0 {
+			bad("thresholds.%s: want 0 or more, got %d", n.name, n.v)
 		}
 	}
 	if th.EventTTL < 0 || th.EventTTLFactor < 1 {
