@@ -173,8 +173,12 @@ func (g Growth) String() string {
 	if g.QuotaSeconds == nil {
 		return fmt.Sprintf("%s: %+.0f bytes a second", name, g.BytesPerSecond)
 	}
-	if days := *g.QuotaSeconds / 86400; days >= 2 {
-		return fmt.Sprintf("%s reach the quota in %.0f days", name, days)
+	n, unit := *g.QuotaSeconds/60, "minutes"
+	switch {
+	case n >= 2*24*60:
+		n, unit = n/(24*60), "days"
+	case n >= 2*60:
+		n, unit = n/60, "hours"
 	}
-	return fmt.Sprintf("%s reach the quota in %.0f hours", name, *g.QuotaSeconds/3600)
+	return fmt.Sprintf("%s reach the quota in %.0f %s", name, n, unit)
 }

@@ -33,6 +33,11 @@ func TestSeries_Growth(t *testing.T) {
 	if text := got[0].String(); text != "events reach the quota in 9 days" {
 		t.Errorf("got %q", text)
 	}
+	for seconds, want := range map[float64]string{40 * 60: "in 40 minutes", 3 * 3600: "in 3 hours", 47 * 3600: "in 47 hours", 3 * 86400: "in 3 days"} {
+		if text := (census.Growth{Resource: "events", QuotaSeconds: &seconds}).String(); text != "events reach the quota "+want {
+			t.Errorf("got %q, want %q at its end", text, want)
+		}
+	}
 	if got := s.Growth(-1); got[0].QuotaSeconds != nil {
 		t.Error("a forecast without a quota")
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -253,7 +254,7 @@ func (t Task) once(ctx context.Context, began time.Time, log *slog.Logger) (r ru
 	case err == nil:
 		r.Result = resultSuccess
 	case errors.Is(err, ErrSkipped):
-		r.Result, r.Reason = resultSkipped, err.Error()
+		r.Result, r.Reason = resultSkipped, strings.TrimPrefix(err.Error(), ErrSkipped.Error()+": ")
 	case errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.Canceled):
 		r.Result, r.Reason = resultSkipped, "ended because the daemon stops"
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):

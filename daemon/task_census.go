@@ -86,20 +86,41 @@ func (p *censusPart) run(ctx context.Context, e Env, c census.Config) error {
 	if err != nil {
 		return err
 	}
-	free := int64(-1)
-	if member.Quota != nil {
-		free = max(0, *member.Quota-member.DBSizeInUse)
-	}
 	p.mu.Lock()
 	p.series.Of(view.ClusterID.String())
 	p.series.Add(result)
-	p.latest, p.growth = result, p.series.Growth(free)
+	p.latest, p.growth = result, p.series.Growth(quotaLeft(view))
 	p.save()
 	p.metrics.Set(result, p.growth, c.MetricsTop)
 	p.mu.Unlock()
 	p.host.Log.Info("census taken", "member", member.String(), "revision", result.Revision, "keys", result.Keys, "bytes", result.Bytes,
 		"seconds", result.Seconds, "findings", len(result.Findings))
 	return nil
+}
+
+// quotaLeft is what the member that comes closest to its quota has left of it in bytes, since one member without room
+// ends the writes to all; -1 where no quota is known.
+func quotaLeft(view cluster.View) int64 {
+	left := int64(-1)
+	for _, m := range view.Members {
+		if !m.Reachable || m.Quota == nil {
+			continue
+		}
+		if n := max(0, *m.Quota-m.DBSizeInUse); left < 0 || n < left {
+			left = n
+		}
+	}
+	return left
+}
+
+// lowestQuota is the one that is drawn, for the same reason; 0 where none is known.
+func lowestQuota(view cluster.View) (lowest int64) {
+	for _, m := range view.Members {
+		if m.Quota != nil && (lowest == 0 || *m.Quota < lowest) {
+			lowest = *m.Quota
+		}
+	}
+	return lowest
 }
 
 // censusTitle is that of the section in the status page.
@@ -294,16 +315,12 @@ func (p *censusPart) chart() template.HTML {
 		return report.Text("Nothing is known of the members now.")
 	}
 	var lines []report.Line
-	limit := int64(0)
 	for _, m := range view.Members {
 		l := report.Line{Name: m.String()}
 		for _, s := range p.host.Watch.History(m.ID) {
 			l.Points = append(l.Points, report.Point{At: s.Time, Bytes: s.Size})
 		}
-		if m.Quota != nil {
-			limit = max(limit, *m.Quota)
-		}
 		lines = append(lines, l)
 	}
-	return report.Chart("Size of each member's database over time", lines, limit)
+	return report.Chart("Size of each member's database over time", lines, lowestQuota(view))
 }

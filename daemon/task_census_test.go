@@ -79,6 +79,35 @@ func TestCensusTaker(t *testing.T) {
 	}
 }
 
+// TestQuotaLeft: the member that comes closest to its quota counts, whichever is read.
+func TestQuotaLeft(t *testing.T) {
+	member := func(quota, inUse int64) cluster.Member {
+		m := cluster.Member{Reachable: true, DBSizeInUse: inUse, Quota: &quota}
+		if quota == 0 {
+			m.Quota = nil
+		}
+		return m
+	}
+	down := member(10, 9)
+	down.Reachable = false
+	for name, c := range map[string]struct {
+		members      []cluster.Member
+		left, lowest int64
+	}{
+		"a learner with a higher quota": {[]cluster.Member{member(2000, 40), member(200, 50), member(200, 40)}, 150, 200},
+		"one is fuller":                 {[]cluster.Member{member(200, 50), member(200, 180)}, 20, 200},
+		"over its quota":                {[]cluster.Member{member(200, 250)}, 0, 200},
+		"known of one only":             {[]cluster.Member{member(0, 50), member(300, 100)}, 200, 300},
+		"known of none":                 {[]cluster.Member{member(0, 50)}, -1, 0},
+		"one does not answer":           {[]cluster.Member{down, member(300, 100)}, 200, 10},
+	} {
+		view := cluster.View{Members: c.members}
+		if left, lowest := quotaLeft(view), lowestQuota(view); left != c.left || lowest != c.lowest {
+			t.Errorf("%s: got %d left and a lowest of %d, want %d and %d", name, left, lowest, c.left, c.lowest)
+		}
+	}
+}
+
 // TestCensus_AnotherTakesIt: what a keeper has shown ends where another one takes the census, and its pages say who.
 func TestCensus_AnotherTakesIt(t *testing.T) {
 	etcd := etcdtest.Embed(t, etcdtest.EmbedOptions{})

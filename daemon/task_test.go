@@ -81,6 +81,7 @@ func TestTask_Results(t *testing.T) {
 		{"success", resultSuccess, "", 0, func(context.Context) error { return nil }},
 		{"error", resultError, "broken", 0, func(context.Context) error { return errors.New("broken") }},
 		{"skipped", resultSkipped, "paused", 0, func(context.Context) error { return fmt.Errorf("paused: %w", ErrSkipped) }},
+		{"skipped, which is not said twice", resultSkipped, "paused", 0, func(context.Context) error { return fmt.Errorf("%w: paused", ErrSkipped) }},
 		{"panic", resultPanic, "boom", 0, func(context.Context) error { panic("boom") }},
 		{"time-out that is heeded", resultTimeout, "ended by its time-out of 1m0s", time.Minute, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
 	} {
@@ -90,7 +91,7 @@ func TestTask_Results(t *testing.T) {
 				time.Sleep(2 * time.Minute)
 				got := r.slot.status()
 				r.stop()
-				if got.Last == nil || got.Last.Result != tt.want || !strings.Contains(got.Last.Reason, tt.reason) {
+				if got.Last == nil || got.Last.Result != tt.want || !strings.Contains(got.Last.Reason, tt.reason) || tt.want == resultSkipped && strings.HasPrefix(got.Last.Reason, tt.want) {
 					t.Errorf("got %+v, want %s because of %q", got.Last, tt.want, tt.reason)
 				}
 				if (got.LastSuccess != nil) != (tt.want == resultSuccess) {
