@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -16,6 +17,9 @@ const (
 	FromLocal    = "local"
 	FromLearner  = "learner"
 )
+
+// ErrUnreachable is returned by Pick, wrapped, for a member that is known and cannot be read now.
+var ErrUnreachable = errors.New("does not answer")
 
 // Pick chooses the member to read much from. A follower is one that answers and is closest to the leader's applied
 // index; where there is none, as in a cluster of one, it is the leader. Local is the member whose client URL is on
@@ -78,7 +82,7 @@ func (v View) Pick(from string, endpoints []string) (Member, error) {
 			continue
 		}
 		if !m.Reachable || m.Endpoint == "" {
-			return Member{}, fmt.Errorf("member %s does not answer: %s", m, m.Error)
+			return Member{}, fmt.Errorf("member %s %w: %s", m, ErrUnreachable, m.Error)
 		}
 		return m, nil
 	}

@@ -1,6 +1,9 @@
 package cluster
 
-import "testing"
+import (
+	"errors"
+	"testing"
+)
 
 func TestView_Pick(t *testing.T) {
 	v := View{Members: []Member{
@@ -37,6 +40,9 @@ func TestView_Pick(t *testing.T) {
 		m, err := tc.view.Pick(tc.from, tc.endpoints)
 		if m.Name != tc.want || (err == nil) != (tc.want != "") {
 			t.Errorf("%s: got %q, %v; want %q", tc.name, m.Name, err, tc.want)
+		}
+		if got := errors.Is(err, ErrUnreachable); got != (tc.from == "d") {
+			t.Errorf("%s: got %v, told to be unreachable: %v", tc.name, err, got)
 		}
 	}
 }

@@ -78,6 +78,12 @@ type Integrity = etcdfile.Integrity
 // Verify reads the whole file and compares the checksum that a snapshot carries.
 func (f *File) Verify(ctx context.Context) (Integrity, error) { return f.db.Verify(ctx) }
 
+// VerifySteps counts the steps of Verify, for a bar; Verified is how many of them are done.
+func (f *File) VerifySteps(ctx context.Context) (int64, error) { return f.db.VerifySteps(ctx) }
+
+// Verified is how many of the VerifySteps the latest Verify has done.
+func (f *File) Verified() int64 { return f.db.Verified() }
+
 // Leaves counts the pages that hold keys.
 func (f *File) Leaves(ctx context.Context) (int64, error) { return f.db.Leaves(ctx) }
 

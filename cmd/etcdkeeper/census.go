@@ -18,7 +18,6 @@ import (
 	"github.com/etcdkeeper/etcdkeeper/census"
 	"github.com/etcdkeeper/etcdkeeper/cluster"
 	"github.com/etcdkeeper/etcdkeeper/config"
-	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
 	"github.com/etcdkeeper/etcdkeeper/report"
 )
@@ -29,7 +28,6 @@ const censusMemory = 48 << 20
 type censusFlags struct {
 	snapshot string
 	verify   bool
-	rate     string
 	by       string
 }
 
@@ -52,8 +50,8 @@ func newCensusCmd(a *app) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&f.snapshot, "snapshot", "", "read this snapshot, or the db or data directory of a stopped member, and no etcd")
 	fs.BoolVar(&f.verify, "verify", false, "with --snapshot: check the file's checksum and every page first")
-	fs.StringVar(&f.rate, "rate", census.DefaultRate.String(), "bytes of keys and values a second, such as 32MiB; 0 for no limit")
 	fs.StringVar(&f.by, "by", "resource", "rows of the table: resource, namespace, both or stem")
+	config.AddFlag(fs, "rate", "census.rate")
 	config.AddFlag(fs, "from", "census.from")
 	config.AddFlag(fs, "prefix", "census.prefix")
 	config.AddFlag(fs, "top", "census.top")
@@ -66,15 +64,16 @@ func (a *app) runCensus(cmd *cobra.Command, f censusFlags) error {
 	if err != nil {
 		return err
 	}
-	rate, err := bytesize.Parse(f.rate)
-	if err != nil {
-		return usagef("--rate: %w", err)
-	}
 	if !slices.Contains([]string{"resource", "namespace", "both", "stem"}, f.by) {
 		return usagef("--by %q: want one of resource, namespace, both, stem", f.by)
 	}
-	if f.verify && f.snapshot == "" {
-		return usagef("--verify: want --snapshot FILE with it")
+	if f.snapshot == "" {
+		if cmd.Flags().Changed("snapshot") {
+			return usagef("--snapshot: want a file: an empty name is none, and no etcd is read instead of it")
+		}
+		if f.verify {
+			return usagef("--verify: want --snapshot FILE with it")
+		}
 	}
 	o := census.Options{Prefix: cfg.Census.Prefix, Top: cfg.Census.Top, Thresholds: cfg.Census.Thresholds}
 	// What is read is garbage at once: a limit keeps the collector ahead of it. It is not enforced where it would not do.
@@ -83,7 +82,7 @@ func (a *app) runCensus(cmd *cobra.Command, f censusFlags) error {
 	if f.snapshot != "" {
 		c, err = a.censusOfFile(cmd.Context(), f, o)
 	} else {
-		c, err = a.censusOfCluster(cmd, cfg.Census, int64(rate), o)
+		c, err = a.censusOfCluster(cmd, cfg.Census, o)
 	}
 	if err != nil {
 		return err
@@ -102,7 +101,13 @@ func (a *app) censusOfFile(ctx context.Context, f censusFlags, o census.Options)
 	defer file.Close()
 	var sums keyspace.Integrity
 	if f.verify {
-		if sums, err = file.Verify(ctx); err != nil {
+		stop, err := a.watched(ctx, "verifying "+f.snapshot, file.VerifySteps, file.Verified)
+		if err != nil {
+			return nil, err
+		}
+		sums, err = file.Verify(ctx)
+		stop()
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -123,14 +128,14 @@ func (a *app) censusOfFile(ctx context.Context, f censusFlags, o census.Options)
 	return c, err
 }
 
-func (a *app) censusOfCluster(cmd *cobra.Command, cfg census.Config, rate int64, o census.Options) (*census.Census, error) {
+func (a *app) censusOfCluster(cmd *cobra.Command, cfg census.Config, o census.Options) (*census.Census, error) {
 	ctx := cmd.Context()
 	client, err := a.connect(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
 	defer client.Close()
-	live, member, err := openLive(ctx, client, cfg.From, cfg.Prefix, rate)
+	live, member, err := openLive(ctx, client, cfg.From, cfg.Prefix, int64(cfg.Rate))
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +170,9 @@ func openLive(ctx context.Context, client *cluster.Client, from, prefix string, 
 		return nil, cluster.Member{}, err
 	}
 	member, err := view.Pick(from, client.Config().Endpoints)
+	if errors.Is(err, cluster.ErrUnreachable) {
+		return nil, member, fmt.Errorf("--from %s: %w", from, err)
+	}
 	if err != nil {
 		return nil, member, usagef("--from %s: %w", from, err)
 	}

@@ -68,4 +68,16 @@ func TestCensus_FileBar(t *testing.T) {
 	}
 	s.waitFor(t, "0"+of)
 	s.waitFor(t, "reading "+path)
+
+	steps, err := file.VerifySteps(t.Context())
+	if err != nil || steps <= total {
+		t.Fatalf("got %d steps of a check of %d pages with keys, %v", steps, total, err)
+	}
+	s = newTerminal(t)
+	if code := <-s.start(t.Context(), "census", "--verify", "--snapshot", path); code != exitDone {
+		t.Fatalf("exit code %d: %s", code, s.text())
+	}
+	s.waitFor(t, "verifying "+path)
+	s.waitFor(t, "0/"+strconv.FormatInt(steps, 10))
+	s.waitFor(t, "reading "+path)
 }

@@ -174,6 +174,7 @@ func TestCensus(t *testing.T) {
 			{append(live, "--from", "learner"), 2, "has none"},
 			{append(live, "--from", "nobody"), 2, "want follower, leader, local, learner or one of default"},
 			{append(live, "--verify"), 2, "--snapshot"},
+			{append(live, "--snapshot", ""), 2, "want a file"},
 			{append(live, "-w", "csv"), 2, "want one of table, json, yaml, html"},
 			{append(live, "extra"), 2, "extra"},
 			{[]string{"census", "--endpoints", "127.0.0.1:1", "--command-timeout", "2s"}, 1, "no endpoint answers"},

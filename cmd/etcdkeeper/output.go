@@ -98,6 +98,8 @@ func humanBytesOr(n *int64) string {
 func humanSeconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	switch {
+	case d < 0:
+		return "-" + humanSeconds(-s)
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1fs", s)
 	case d < 2*time.Minute:

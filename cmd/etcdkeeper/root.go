@@ -94,7 +94,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	fs := root.PersistentFlags()
 	fs.SortFlags = false
 	fs.StringVar(&a.configFile, "config", "", "configuration file in YAML")
-	fs.StringVarP(&a.writeOut, "write-out", "w", "table", "output format: table, json or yaml")
+	fs.StringVarP(&a.writeOut, "write-out", "w", "table", "output format: table, json or yaml; html where there is a page")
 	fs.BoolVar(&a.yes, "yes", false, "answer every question with yes")
 	config.AddFlag(fs, "endpoints", "etcd.endpoints")
 	config.AddFlag(fs, "cacert", "etcd.cacert")

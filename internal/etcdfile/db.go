@@ -58,6 +58,7 @@ type DB struct {
 	buckets  []bucket
 	keyPages atomic.Uint64 // pages of the keys' bucket, once it has been walked; 0 before
 	walked   atomic.Int64  // leaves of the keys' bucket
+	verified atomic.Int64  // pages that were summed up, and leaves of the keys' bucket that were checked
 }
 
 type bucket struct {

@@ -169,6 +169,9 @@ func TestDB_Verify(t *testing.T) {
 	if !errors.Is(err, ErrNoChecksum) || in.Hash != status.Hash {
 		t.Errorf("got hash %x and %v, want %x and that there is no checksum", in.Hash, err, status.Hash)
 	}
+	if steps, err := d.VerifySteps(t.Context()); err != nil || d.Verified() != steps || steps <= status.TotalSize/int64(d.pageSize) {
+		t.Errorf("verified %d of %d steps, %v, of a file of %d bytes", d.Verified(), steps, err, status.TotalSize)
+	}
 	info, err := d.Info()
 	if err != nil || info.Revision != status.Revision || info.StorageVersion != "3.6.0" {
 		t.Errorf("got %+v and %v, want revision %d", info, err, status.Revision)
