@@ -64,10 +64,15 @@ func (h histogram) within(limit float64, revision int64) (made, wrote int64) {
 type clock struct {
 	revision int64 // that is read: its age is 0
 	bound    int64 // Unix seconds; a time behind it is of a clock that is wrong
-	latest   int64 // that was seen, 0 for none
 	now      int64 // of who reads
-	beyond   int64 // the latest that was seen behind bound and not behind now, 0 for none
-	seen     [ageBuckets]anchor
+	within   sightings
+	beyond   sightings // behind bound and not behind now
+}
+
+// sightings are times of revisions that were seen.
+type sightings struct {
+	latest int64 // 0 for none
+	seen   [ageBuckets]anchor
 }
 
 // anchor is when a revision was made.
@@ -76,16 +81,25 @@ type anchor struct{ age, at int64 }
 // saw takes in that a revision was made at this time, or later: objects tell when they were created and written, and
 // what they tell cannot be later than the revision that holds it.
 func (c *clock) saw(revision, at int64) {
-	if at <= 0 || at > c.bound {
-		if at <= c.now {
-			c.beyond = max(c.beyond, at)
-		}
+	if at <= 0 || at > max(c.bound, c.now) {
 		return
 	}
-	c.latest = max(c.latest, at)
-	if b := age(c.revision, revision); at > c.seen[b].at {
-		c.seen[b] = anchor{max(0, c.revision-revision), at}
+	s := &c.within
+	if at > c.bound {
+		s = &c.beyond
 	}
+	s.latest = max(s.latest, at)
+	if b := age(c.revision, revision); at > s.seen[b].at {
+		s.seen[b] = anchor{max(0, c.revision-revision), at}
+	}
+}
+
+// sightings are what counts: where all are behind the bound, that was wrong and not they.
+func (c *clock) sightings() *sightings {
+	if c.within.latest == 0 {
+		return &c.beyond
+	}
+	return &c.within
 }
 
 // anchors are the revision that is read, at the time that the census is of, and before it what was seen, the newest
@@ -93,7 +107,7 @@ func (c *clock) saw(revision, at int64) {
 func (c *clock) anchors(asOf int64) []anchor {
 	var out []anchor
 	latest := int64(0)
-	for _, a := range slices.Backward(c.seen[:]) {
+	for _, a := range slices.Backward(c.sightings().seen[:]) {
 		if a.at > latest {
 			latest = a.at
 			out = append(out, a)

@@ -76,6 +76,8 @@ func TestTake_OldFile(t *testing.T) {
 		f.live.add("/registry/pods/a/two", made(readAt.Add(time.Hour)))
 		if c := take(t, f, census.Options{Now: readAt, Modified: time.Unix(0, 0)}); !c.AsOf.Equal(old) || c.AsOfBasis != census.AsOfObjects {
 			t.Errorf("got as of %s (%s), want %s", c.AsOf, c.AsOfBasis, old)
+		} else if a := row(t, c, "pods").Activity; len(a) != 4 || a[0].Created != 2 {
+			t.Errorf("got %+v, want two pods made within the hour before the latest of them", a)
 		}
 	})
 	t.Run("no times", func(t *testing.T) {

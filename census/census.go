@@ -4,7 +4,6 @@
 package census
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -271,7 +270,7 @@ func take(ctx context.Context, s keyspace.Scanner, o Options) (*Census, error) {
 		o.Progress(t.keys, t.bytes)
 	}
 	// A file's time that is before all that its objects tell of was lost, as by an archive that sets every file's to 0.
-	if at := cmp.Or(t.clock.latest, t.clock.beyond); isFile && at > 0 {
+	if at := t.clock.sightings().latest; isFile && at > 0 {
 		latest, basis = time.Unix(at, 0).UTC(), AsOfObjects
 	}
 	c := t.result(isFile, latest)

@@ -22,9 +22,10 @@ type Growth struct {
 // Series keeps what several censuses of one cluster said of each resource, so that growth can be told. Its zero value is
 // ready to use; it is not safe for concurrent use.
 type Series struct {
-	cluster  string
-	revision int64
-	points   []seriesPoint
+	cluster       string
+	prefix, scope string // of the last census; no prefix: not known
+	revision      int64
+	points        []seriesPoint
 }
 
 type seriesPoint struct {
@@ -47,13 +48,13 @@ func (s *Series) Of(cluster string) {
 	}
 }
 
-// Add takes in a census. The Series begins anew where its last revision is above the census's: the cluster was restored
-// from a backup.
+// Add takes in a census. The Series begins anew where its last revision is above the census's, since the cluster was
+// restored from a backup, and where the census has another prefix or scope: what was "other" before is no growth now.
 func (s *Series) Add(c *Census) {
-	if c.Revision < s.revision {
+	if c.Revision < s.revision || s.prefix != "" && (s.prefix != c.Prefix || s.scope != c.Scope) {
 		*s = Series{cluster: s.cluster}
 	}
-	s.revision = c.Revision
+	s.revision, s.prefix, s.scope = c.Revision, c.Prefix, c.Scope
 	// A clock that was set back would make a growth of negative time.
 	s.points = slices.DeleteFunc(s.points, func(p seriesPoint) bool { return !p.taken.Before(c.Taken) })
 	p := seriesPoint{taken: c.Taken, bytes: make(map[resourceName]int64, len(c.Resources))}
@@ -75,6 +76,8 @@ const seriesVersion = 1
 type savedSeries struct {
 	Version  int          `json:"version"`
 	Cluster  string       `json:"clusterId"`
+	Prefix   string       `json:"prefix,omitempty"` // "" in what was saved before it was kept
+	Scope    string       `json:"scope,omitempty"`
 	Revision int64        `json:"revision"`
 	Points   []savedPoint `json:"points"`
 }
@@ -86,7 +89,7 @@ type savedPoint struct {
 
 // Save writes the Series for Load.
 func (s *Series) Save(w io.Writer) error {
-	out := savedSeries{Version: seriesVersion, Cluster: s.cluster, Revision: s.revision}
+	out := savedSeries{Version: seriesVersion, Cluster: s.cluster, Prefix: s.prefix, Scope: s.scope, Revision: s.revision}
 	for _, p := range s.points {
 		saved := savedPoint{Taken: p.taken, Bytes: make(map[string]int64, len(p.bytes))}
 		for name, n := range p.bytes {
@@ -115,7 +118,7 @@ func (s *Series) Load(r io.Reader) error {
 	case in.Version < 1 || len(in.Points) > seriesLength:
 		return fmt.Errorf("load the series of censuses: version %d with %d points is none", in.Version, len(in.Points))
 	}
-	loaded := Series{cluster: in.Cluster, revision: in.Revision}
+	loaded := Series{cluster: in.Cluster, prefix: in.Prefix, scope: in.Scope, revision: in.Revision}
 	for i, p := range in.Points {
 		if i > 0 && !in.Points[i-1].Taken.Before(p.Taken) {
 			return fmt.Errorf("load the series of censuses: point %d is not after the one before", i)

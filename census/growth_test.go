@@ -47,7 +47,7 @@ func TestSeries_Growth(t *testing.T) {
 func TestSeries_Save(t *testing.T) {
 	at := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 	of := func(hour int, revision, bytes int64) *census.Census {
-		return &census.Census{Taken: at.Add(time.Duration(hour) * time.Hour), Revision: revision,
+		return &census.Census{Taken: at.Add(time.Duration(hour) * time.Hour), Revision: revision, Prefix: "/registry/",
 			Resources: []census.Resource{{Group: "batch", Resource: "jobs", Bytes: bytes}}}
 	}
 	var first census.Series
@@ -75,12 +75,22 @@ func TestSeries_Save(t *testing.T) {
 		"another cluster":        func(s *census.Series) { s.Of("c2"); s.Add(of(1, 200, 4600)) },
 		"restored":               func(s *census.Series) { s.Add(of(1, 99, 4600)) },
 		"the clock was set back": func(s *census.Series) { s.Add(of(-1, 200, 4600)) },
+		"another prefix":         func(s *census.Series) { c := of(1, 200, 4600); c.Prefix = "/kubernetes.io/"; s.Add(c) },
+		"other keys are read":    func(s *census.Series) { c := of(1, 200, 4600); c.Scope = "/registry/"; s.Add(c) },
 	} {
 		s := load(t)
 		add(s)
 		if got := s.Growth(3600); len(got) != 0 {
 			t.Errorf("%s: got %+v, want no growth", name, got)
 		}
+	}
+	older := strings.Replace(saved.String(), `"prefix":"/registry/",`, "", 1)
+	if err := s.Load(strings.NewReader(older)); err != nil || older == saved.String() {
+		t.Fatalf("%v in %s", err, older)
+	}
+	s.Add(of(1, 200, 4600))
+	if got := s.Growth(3600); len(got) != 1 || got[0].BytesPerSecond != 1 {
+		t.Errorf("saved before prefixes were: got %+v, want jobs with a byte a second", got)
 	}
 	many := of(2, 300, 1)
 	for i := range 5000 {

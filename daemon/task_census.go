@@ -37,6 +37,7 @@ type censusPart struct {
 	latest *census.Census
 	growth []census.Growth
 	taker  string // which other keeper takes the census; "" for none
+	off    bool   // it is switched off in this one
 }
 
 // setUpCensus makes the task that measures who fills the database.
@@ -174,7 +175,7 @@ func (p *censusPart) look(view cluster.View, keepers []cluster.Keeper, e Env) (t
 	best, found := censusTaker(view, keepers, self, enabled, from)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.taker = ""
+	p.taker, p.off = "", !enabled
 	if found && !sameKeeper(best, self) {
 		if p.taker, other = "the keeper on "+best.Host, true; best.Member != 0 {
 			p.taker = fmt.Sprintf("the keeper beside member %s on %s", best.Name, best.Host)
@@ -252,6 +253,9 @@ func (p *censusPart) none() string {
 	defer p.mu.Unlock()
 	if p.taker != "" {
 		return "The census is taken by " + p.taker + ": its pages show it."
+	}
+	if p.off {
+		return "The census is switched off in this keeper (census.enabled)."
 	}
 	return "No census was taken yet."
 }

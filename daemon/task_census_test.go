@@ -79,6 +79,17 @@ func TestCensusTaker(t *testing.T) {
 	}
 }
 
+// TestCensus_Off: the page of a keeper that takes no census, as no other does, does not promise one.
+func TestCensus_Off(t *testing.T) {
+	cfg := censusConfig(etcdtest.Embed(t, etcdtest.EmbedOptions{}).Endpoint)
+	cfg.Census.Enabled, cfg.Defrag.Enabled = false, false
+	d, _, _ := startReal(t, cfg)
+	until(t, "the page to say that the census is off", func() bool {
+		code, page := get(t, d, 0, "/census")
+		return code == http.StatusNotFound && strings.Contains(page, "switched off")
+	})
+}
+
 // TestQuotaLeft: the member that comes closest to its quota counts, whichever is read.
 func TestQuotaLeft(t *testing.T) {
 	member := func(quota, inUse int64) cluster.Member {

@@ -130,6 +130,9 @@ func (l *Live) pin(ctx context.Context) error {
 		// A learner answers serializable reads only. Its revision may lag, and is a revision of the keyspace still.
 		resp, err = l.member.Get(ctx, l.opts.PinKey, clientv3.WithCountOnly(), clientv3.WithSerializable())
 	}
+	if errors.Is(wire(err), ErrPermissionDenied) {
+		return fmt.Errorf("read the current revision from %s: %w: the user needs the right to read what begins with %s", l, err, l.opts.PinKey)
+	}
 	if err != nil {
 		return fmt.Errorf("read the current revision from %s: %w", l, err)
 	}

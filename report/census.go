@@ -16,6 +16,9 @@ func Census(w io.Writer, c *census.Census) error {
 	if c.File != nil && !c.AsOf.IsZero() {
 		subtitle += "; ages are as of " + c.AsOf.Format(time.RFC3339)
 	}
+	if c.Repins > 0 {
+		subtitle += "; etcd compacted the revision under the scan, so that keys are of several, and this is the last"
+	}
 	return Write(w, Page{Title: "Who fills the database", Subtitle: subtitle, Sections: CensusSections(c)})
 }
 

@@ -57,6 +57,21 @@ func TestCensus_Escapes(t *testing.T) {
 	}
 }
 
+// TestCensus_Repins: a page does not tell one revision where there were several.
+func TestCensus_Repins(t *testing.T) {
+	for repins, want := range map[int64]bool{0: false, 2: true} {
+		c := sample(false)
+		c.Repins = repins
+		var b strings.Builder
+		if err := Census(&b, c); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(b.String(), "keys are of several"); got != want {
+			t.Errorf("%d repins: told: %v, want %v", repins, got, want)
+		}
+	}
+}
+
 func TestSquarify(t *testing.T) {
 	for _, values := range [][]int64{{1}, {6, 6, 4, 3, 2, 2, 1}, {1000000, 1}, {5, 5, 5, 5}, slices.Repeat([]int64{7}, 300)} {
 		var tiles []Tile

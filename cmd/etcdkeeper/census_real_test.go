@@ -93,7 +93,7 @@ func TestCensus_RealAuth(t *testing.T) {
 					continue
 				}
 				if code != 0 {
-					if !strings.Contains(errs, "permission denied") || out != "" {
+					if !strings.Contains(errs, "permission denied") || !strings.Contains(errs, "the right to read") || out != "" {
 						t.Errorf("%s: got %q and %q", u.user, out, errs)
 					}
 					continue
