@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -121,6 +122,11 @@ func (b *beside) meet(v cluster.View, m cluster.Member, ok bool) {
 	b.ports = clientPorts(b.member.ClientURLs, localHost)
 }
 
+// impossible is why clients cannot be drained.
+func impossible(err error) string {
+	return strings.TrimSuffix(err.Error(), ": "+drain.ErrImpossible.Error())
+}
+
 // look sees who the member's clients are and whether they could be drained. Keepers are all that announce themselves.
 // True: something is new.
 func (b *beside) look(keepers []cluster.Keeper, now time.Time) (news bool) {
@@ -135,7 +141,7 @@ func (b *beside) look(keepers []cluster.Keeper, now time.Time) (news bool) {
 	}
 	note := cluster.DrainNote{Able: b.able == nil, Clients: map[string]int{}, Own: []string{}}
 	if b.able != nil {
-		note.Reason = b.able.Error()
+		note.Reason = impossible(b.able)
 	}
 	others := slices.Clone(b.dead)
 	keeperHosts := map[netip.Addr]bool{}

@@ -24,7 +24,8 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 	}
 	s := k.alone(k.c, Options{Log: k.o.Log})
 	v, closed := s.fresh(ctx)
-	for end := time.Now().Add(openWait); len(closed) > 0 && time.Now().Before(end) && sleep(ctx, time.Second) == nil; {
+	ordered := func() bool { return closed[0].Gate == cluster.GatePause && !closed[0].Unread }
+	for end := time.Now().Add(openWait); len(closed) > 0 && !ordered() && time.Now().Before(end) && sleep(ctx, time.Second) == nil; {
 		v, closed = s.fresh(ctx)
 	}
 	m, ok := v.Beside(k.c.Config())
@@ -58,7 +59,7 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 			d, err = drain.Start(ports, min(k.cfg.DrainMax, time.Duration(o.DrainMaxSeconds*float64(time.Second))))
 		}
 		if err != nil {
-			did.Notes = append(did.Notes, "not drained: "+err.Error())
+			did.NotDrained = impossible(err)
 			k.o.Log.Warn("clients are not drained", "member", m.String(), "err", err)
 		} else {
 			c = exempt

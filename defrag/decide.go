@@ -35,8 +35,6 @@ type Situation struct {
 	Leases     *cluster.Leases        // nil: not known
 	DiskFree   map[cluster.ID]int64   // free bytes on the volume of the members that can be seen
 	Keepers    []cluster.Keeper       // what the keepers tell of themselves, of their members' clients above all
-
-	KeepersAtStart []cluster.Keeper // what they told when the run began
 }
 
 // Plan is a decided run: a report of what has not been done yet, and the members to take in order.

@@ -30,6 +30,8 @@ func decideDrain(c Config, v cluster.View, m cluster.Member, predicted float64, 
 	switch {
 	case len(nospaceMembers(v)) > 0:
 		return false, "etcd takes no writes (NOSPACE), so no keeper can be given a turn"
+	case !ok && slices.ContainsFunc(keepers, func(k cluster.Keeper) bool { return k.Member == m.ID }):
+		return false, "the keeper beside it takes no turns: its defrag.drain is never or defrag.enabled false, it has just started, or it is of an older version"
 	case !ok:
 		return false, "no keeper that takes turns is beside it"
 	case !note.Able:
@@ -79,25 +81,34 @@ func othersServe(v cluster.View, m cluster.Member) string {
 
 // movable tells whether every client of a member can go elsewhere: only an address that other keepers see too has
 // connections to other members. A client of this member alone would wait longer for its next attempt to connect than
-// it waits for the member. Seen now and when the run began: a command on a client's machine is connected to all members.
+// it waits for the member. One that was there when the run began was to be seen elsewhere then too: a command on a
+// client's machine is connected to all members. One that has come since, as the command itself has, is taken as it is,
+// and left out on a loopback address, which is never turned away.
 func movable(id cluster.ID, note cluster.DrainNote, keepers, atStart []cluster.Keeper) (bool, string) {
 	if note.More {
 		return false, fmt.Sprintf("it has clients of more than %d addresses, of which it is not known whether they can go elsewhere", cluster.MaxDrainClients)
 	}
 	elsewhere, before := seenElsewhere(id, keepers), seenElsewhere(id, atStart)
+	old, known := notes(atStart)[id]
 	var pinned []string
+	movable := map[string]int{}
 	for _, a := range slices.Sorted(maps.Keys(note.Clients)) {
-		if addr, err := netip.ParseAddr(a); err == nil && addr.IsLoopback() || !elsewhere[a] || !before[a] {
+		addr, err := netip.ParseAddr(a)
+		switch loopback := err == nil && addr.IsLoopback(); {
+		case loopback && known && old.Clients[a] == 0:
+		case loopback || !elsewhere[a] || old.Clients[a] > 0 && !before[a]:
 			pinned = append(pinned, a)
+		default:
+			movable[a] = note.Clients[a]
 		}
 	}
 	switch {
 	case len(pinned) > 0:
 		return false, fmt.Sprintf("clients of %s %s, as far as the keepers see: they would wait longer", some(pinned), seemPinned)
-	case connections(note.Clients) == 0:
+	case connections(movable) == 0:
 		return false, "no client is connected to it"
 	}
-	return true, fmt.Sprintf("%d connections of %d client addresses can go to other members", connections(note.Clients), len(note.Clients))
+	return true, fmt.Sprintf("%d connections of %d client addresses can go to other members", connections(movable), len(movable))
 }
 
 // seenElsewhere are the addresses of clients that keepers beside other members see.
@@ -123,22 +134,30 @@ func some(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// NotDrained says once, not member by member, why clients are not drained although they would wait for long.
-func (p *Plan) NotDrained() []string { return p.notDrained }
-
-// drain decides for each member that is to be defragmented whether its clients are drained.
-func (d *decider) drain() {
+// tellNotDrained notes once, not member by member, why clients are not drained although they would wait for long, as the
+// rows now say it.
+func (p *Plan) tellNotDrained(c Config) {
+	p.Notes = slices.DeleteFunc(p.Notes, func(n string) bool { return slices.Contains(p.notDrained, n) })
+	p.notDrained = nil
 	reasons := map[string][]string{}
-	for _, id := range d.plan.Order {
-		row := d.plan.member(id)
-		i := slices.IndexFunc(d.v.Members, func(m cluster.Member) bool { return m.ID == id })
-		row.Drain, row.DrainReason = decideDrain(d.c, d.v, d.v.Members[i], *row.PredictedSeconds, d.s.Keepers, d.s.KeepersAtStart)
-		if !row.Drain && d.c.Drain != DrainNever && *row.PredictedSeconds > d.c.DrainAbove.Seconds() {
+	for _, id := range p.Order {
+		row := p.member(id)
+		if !row.Drain && c.Drain != DrainNever && *row.PredictedSeconds > c.DrainAbove.Seconds() {
 			reasons[row.DrainReason] = append(reasons[row.DrainReason], cmp.Or(row.Name, row.ID.String()))
 		}
 	}
 	for _, why := range slices.Sorted(maps.Keys(reasons)) {
-		d.plan.notDrained = append(d.plan.notDrained, fmt.Sprintf("clients of %s are not drained: %s", strings.Join(reasons[why], ", "), why))
+		p.notDrained = append(p.notDrained, fmt.Sprintf("clients of %s are not drained: %s", strings.Join(reasons[why], ", "), why))
 	}
-	d.plan.Notes = append(d.plan.Notes, d.plan.notDrained...)
+	p.Notes = append(p.Notes, p.notDrained...)
+}
+
+// drain decides for each member that is to be defragmented whether its clients are drained.
+func (d *decider) drain() {
+	for _, id := range d.plan.Order {
+		row := d.plan.member(id)
+		i := slices.IndexFunc(d.v.Members, func(m cluster.Member) bool { return m.ID == id })
+		row.Drain, row.DrainReason = decideDrain(d.c, d.v, d.v.Members[i], *row.PredictedSeconds, d.s.Keepers, d.s.Keepers)
+	}
+	d.plan.tellNotDrained(d.c)
 }

@@ -41,7 +41,7 @@ func TestDecideDrain(t *testing.T) {
 		{name: "always, and no keeper", predicted: 9, config: func(c *Config) { c.Drain = DrainAlways },
 			keepers: func(k []cluster.Keeper) []cluster.Keeper { return k[1:] }, reason: "no keeper that takes turns is beside it"},
 		{name: "no keepers at all", predicted: 9, keepers: func([]cluster.Keeper) []cluster.Keeper { return nil }, reason: "no keeper"},
-		{name: "a keeper that takes no turns", predicted: 9, reason: "no keeper that takes turns",
+		{name: "a keeper that takes no turns", predicted: 9, reason: "the keeper beside it takes no turns: its defrag.drain is never or defrag.enabled false",
 			keepers: func(k []cluster.Keeper) []cluster.Keeper { k[0].Drain = nil; return k }},
 		{name: "no right", predicted: 9, reason: "its keeper cannot: CAP_NET_ADMIN is missing",
 			keepers: func(k []cluster.Keeper) []cluster.Keeper {
@@ -108,8 +108,9 @@ func TestDecideDrain(t *testing.T) {
 	}
 }
 
-// TestDecideDrain_AtStart proves that a client is movable only if it was seen elsewhere before the run too: the run's own
-// connections, from a machine where a client knows one member only, make nobody movable.
+// TestDecideDrain_AtStart proves that a client that was there before the run is movable only if it was seen elsewhere then
+// too: the run's own connections, from a machine where a client knows one member only, make nobody movable. Who has come
+// since, as the run itself does from any other machine, is movable where it is seen elsewhere.
 func TestDecideDrain_AtStart(t *testing.T) {
 	atStart := beside3(map[string]int{"192.0.2.9": 2})
 	atStart[0].Drain.Clients = map[string]int{"192.0.2.9": 2, "192.0.2.1": 1}
@@ -122,12 +123,31 @@ func TestDecideDrain_AtStart(t *testing.T) {
 	if got, reason := decideDrain(DefaultConfig(), v, v.Members[0], 9, now, now); !got {
 		t.Errorf("seen at the start too: not drained because %q", reason)
 	}
+	atStart[0].Drain.Clients = map[string]int{"192.0.2.9": 2}
+	if got, reason := decideDrain(DefaultConfig(), v, v.Members[0], 9, now, atStart); !got {
+		t.Errorf("it has come since, to all members: not drained because %q", reason)
+	}
+	now[1].Drain.Clients, now[2].Drain.Clients = atStart[1].Drain.Clients, atStart[2].Drain.Clients
+	if got, reason := decideDrain(DefaultConfig(), v, v.Members[0], 9, now, atStart); got {
+		t.Errorf("it has come since, to this member only: drained because %q", reason)
+	}
+	if got, reason := decideDrain(DefaultConfig(), v, v.Members[0], 9, beside3(map[string]int{"192.0.2.9": 2}), nil); !got {
+		t.Errorf("the keepers have come since: not drained because %q", reason)
+	}
+	// A run beside the member reaches it over loopback.
+	local := map[string]int{"192.0.2.9": 2, "127.0.0.1": 3}
+	if got, reason := decideDrain(DefaultConfig(), v, v.Members[0], 9, beside3(local), atStart); !got || !strings.Contains(reason, "2 connections of 1 client") {
+		t.Errorf("the run's own connections over loopback: got %t because %q", got, reason)
+	}
+	if got, _ := decideDrain(DefaultConfig(), v, v.Members[0], 9, beside3(local), beside3(local)); got {
+		t.Error("a client over loopback from before the run: drained")
+	}
 }
 
 // TestDecide_Drain proves that a plan says once why clients are not drained, and only where they wait for long.
 func TestDecide_Drain(t *testing.T) {
 	noted := func(c Config, keepers []cluster.Keeper) (n int, all string, p Plan) {
-		p = Decide(healthy(), c, History{}, Situation{Manual: true, Keepers: keepers, KeepersAtStart: keepers}, time.Now())
+		p = Decide(healthy(), c, History{}, Situation{Manual: true, Keepers: keepers}, time.Now())
 		for _, note := range p.Notes {
 			if strings.Contains(note, "not drained") {
 				n++

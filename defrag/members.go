@@ -134,8 +134,10 @@ func (s *run) gates(ctx context.Context) (v cluster.View, closed []cluster.Refus
 		return v, []cluster.Refusal{{Gate: cluster.GateWindow, Reason: "the maintenance window has closed"}}, true
 	}
 	if s.lock != nil {
-		if err := s.lock.Check(ctx); err != nil {
-			return v, []cluster.Refusal{{Gate: cluster.GateLock, Reason: err.Error()}}, errors.Is(err, cluster.ErrLockLost)
+		if err := s.lock.Check(ctx); errors.Is(err, cluster.ErrLockLost) {
+			return v, []cluster.Refusal{{Gate: cluster.GateLock, Reason: err.Error() + ": look at 'etcdkeeper status' for who else is at work, then run the same command again"}}, true
+		} else if err != nil {
+			return v, []cluster.Refusal{{Gate: cluster.GateLock, Reason: err.Error()}}, false
 		}
 	}
 	if closed = s.c.CheckPause(ctx); len(closed) > 0 {

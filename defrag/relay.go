@@ -41,6 +41,7 @@ type turnResult struct {
 	Hash        *cluster.Hash `json:"hash,omitempty"`
 	HashSeconds float64       `json:"hashSeconds,omitempty"`
 
+	NotDrained     string   `json:"notDrained,omitempty"` // why clients were not turned away although the order says so
 	DrainedSeconds *float64 `json:"drainedSeconds"`
 	Moved          int      `json:"moved"`
 	Shut           string   `json:"shut,omitempty"` // why clients cannot reach the member although the rule is gone
@@ -123,7 +124,7 @@ func (s *run) call(ctx context.Context, m cluster.Member, o turnOrder, given *at
 		return nil, errLeads
 	}
 	if o.Drain {
-		did = &turnResult{Notes: []string{"not drained: " + none.reason}}
+		did = &turnResult{NotDrained: none.reason}
 	}
 	return did, s.c.Defragment(ctx, m)
 }

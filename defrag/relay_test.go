@@ -221,8 +221,12 @@ func TestRunner_TurnNotTaken(t *testing.T) {
 					t.Fatalf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
 				}
 				m := rep.Members[2]
-				if m.DrainedSeconds != nil || !m.Drain || !strings.Contains(m.Reason, "not drained: ") {
+				if m.DrainedSeconds != nil || m.Drain || !strings.HasSuffix(m.Reason, "; not drained: "+m.DrainReason) {
 					t.Errorf("got %+v", m)
+				}
+				// The plan had no such note.
+				if notes := strings.Join(rep.Notes, "\n"); strings.Count(notes, "clients of m1 are not drained: "+m.DrainReason) != 1 || strings.Count(notes, "m1") != 1 {
+					t.Errorf("got notes %q", rep.Notes)
 				}
 			})
 		})

@@ -206,6 +206,7 @@ func (s *run) run(ctx context.Context) error {
 	clients := s.ask(ctx)
 	defer clients.stop()
 	err := s.members(ctx)
+	s.plan.tellNotDrained(s.cfg)
 	if err != nil && s.plan.DisarmOnly {
 		return err // a gate is closed: the alarm stays too
 	}
@@ -269,11 +270,11 @@ func (s *run) decide(ctx context.Context) error {
 		sit = s.opts.Situation(v)
 	}
 	sit.Manual, sit.AllowSmall = s.opts.Manual, s.opts.AllowSmall
-	sit.Keepers = s.keepers(ctx)
 	if !s.looked {
-		s.looked, s.atStart = true, sit.Keepers
+		s.looked, s.atStart = true, s.keepers(ctx)
 	}
-	sit.KeepersAtStart = s.atStart
+	// Under the lock too: by then keepers may see some of the run's own connections, and not yet all.
+	sit.Keepers = s.atStart
 	if l, err := s.c.SampleLeases(ctx); err == nil {
 		sit.Leases = &l
 	}

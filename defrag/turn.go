@@ -34,6 +34,10 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 		if did.DrainedSeconds != nil {
 			row.ConnectionsMoved = &did.Moved
 		}
+		if did.NotDrained != "" {
+			row.Drain, row.DrainReason = false, did.NotDrained
+			row.Reason += "; not drained: " + did.NotDrained
+		}
 		for _, n := range did.Notes {
 			row.Reason += "; " + n
 		}
@@ -71,7 +75,7 @@ func (s *run) turn(ctx context.Context, m cluster.Member, row *MemberReport) err
 		if !shrunk(size, now, inUse) {
 			row.Seconds = nil // no defragmentation that anything can be learnt from
 			row.Reason += "; the call failed and the file did not shrink"
-			return res.err
+			return fmt.Errorf("member %s: %w, and its file did not shrink: look at its log and that of its keeper, then run the same command again", m, res.err)
 		}
 		row.Reason += "; the answer was lost, the file shrank: done"
 		log.Warn("the answer was lost, the file shrank", "err", res.err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -156,7 +157,7 @@ func defragTable(w io.Writer, rep defrag.Report) error {
 			name = m.ID.String()
 		}
 		rows = append(rows, []string{name, m.Action, m.Leader, humanBytesOr(m.BeforeBytes), humanBytesOr(m.InUseBytes),
-			humanBytesOr(m.AfterBytes), humanSecondsOr(m.PredictedSeconds), humanSecondsOr(m.Seconds), m.Reason})
+			humanBytesOr(m.AfterBytes), humanSecondsOr(m.PredictedSeconds), humanSecondsOr(m.Seconds), m.Reason + aboutClients(m)})
 	}
 	if len(rows) > 0 {
 		if err := writeTable(w, []string{"member", "action", "leader", ">before", ">in use", ">after", ">predicted", ">took", "reason"}, rows); err != nil {
@@ -186,6 +187,24 @@ func defragTable(w io.Writer, rep defrag.Report) error {
 		fmt.Fprintf(w, "note: %s\n", strings.TrimSpace(n))
 	}
 	return nil
+}
+
+// aboutClients says of a row that its member's clients are, or were, turned away; why they are not is noted once.
+func aboutClients(m defrag.MemberReport) string {
+	switch {
+	case m.DrainedSeconds != nil:
+		return fmt.Sprintf("; clients were turned away for %s (connections: %s, %s afterwards)", humanSeconds(*m.DrainedSeconds), countOr(m.ConnectionsMoved), countOr(m.ConnectionsBack))
+	case m.Drain && !m.Done:
+		return "; clients are turned away meanwhile: " + m.DrainReason
+	}
+	return ""
+}
+
+func countOr(n *int) string {
+	if n == nil {
+		return unknown
+	}
+	return strconv.Itoa(*n)
 }
 
 func (a *app) defragOffline(ctx context.Context, cfg *config.Config, f defragFlags) error {

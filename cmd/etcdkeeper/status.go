@@ -86,8 +86,7 @@ func newStatusCmd(a *app) *cobra.Command {
 			if cfg.StateDir != "" {
 				rep.Forecast = daemon.ReadForecast(cfg.StateDir, v)
 			}
-			plan := defrag.Decide(v, cfg.Defrag, h, defrag.Situation{Manual: true, DiskFree: defrag.MemberDisk(c.Config(), v), Keepers: shared.keepers, KeepersAtStart: shared.keepers}, time.Now())
-			rep.Notes = append(rep.Notes, plan.NotDrained()...)
+			plan := defrag.Decide(v, cfg.Defrag, h, defrag.Situation{Manual: true, DiskFree: defrag.MemberDisk(c.Config(), v), Keepers: shared.keepers}, time.Now())
 			rep.decide(plan)
 			rep.Paused = shared.paused
 			if shared.keepers != nil {
