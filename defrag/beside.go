@@ -3,6 +3,7 @@ package defrag
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -137,7 +138,10 @@ func (b *beside) look(keepers []cluster.Keeper, now time.Time) (news bool) {
 	}
 	// What is missing may come: the member may not listen yet.
 	if since := now.Sub(b.checked); since >= checkEvery || b.able != nil && since >= TickInterval {
-		b.able, b.checked = drain.Check(b.ports), now
+		if b.able, b.checked = drain.Check(b.ports), now; len(b.ports) == 0 {
+			b.able = fmt.Errorf("none of its client URLs (%s) is on an address of the keeper's network namespace: run the keeper in the member's (hostNetwork), where their names resolve",
+				strings.Join(b.member.ClientURLs, ", "))
+		}
 	}
 	note := cluster.DrainNote{Able: b.able == nil, Clients: map[string]int{}, Own: []string{}}
 	if b.able != nil {
