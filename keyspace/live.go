@@ -125,15 +125,21 @@ func (l *Live) String() string {
 }
 
 func (l *Live) pin(ctx context.Context) error {
+	outer := ctx
+	ctx, cancel := context.WithTimeout(ctx, futureWait)
+	defer cancel()
 	resp, err := l.member.Get(ctx, l.opts.PinKey, clientv3.WithCountOnly())
 	if errors.Is(wire(err), errLearner) {
 		// A learner answers serializable reads only. Its revision may lag, and is a revision of the keyspace still.
 		resp, err = l.member.Get(ctx, l.opts.PinKey, clientv3.WithCountOnly(), clientv3.WithSerializable())
 	}
-	if errors.Is(wire(err), ErrPermissionDenied) {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil && outer.Err() == nil:
+		return fmt.Errorf("read the current revision from %s: no answer within %s: %w", l, futureWait, err)
+	case errors.Is(wire(err), ErrPermissionDenied):
 		return fmt.Errorf("read the current revision from %s: %w: the user needs the right to read what begins with %s", l, err, l.opts.PinKey)
-	}
-	if err != nil {
+	default:
 		return fmt.Errorf("read the current revision from %s: %w", l, err)
 	}
 	if rev := resp.Header.Revision; rev > l.rev.Load() {
@@ -358,6 +364,8 @@ func (l *Live) recover(ctx context.Context, err error, attempt int) error {
 			return named
 		}
 		// A request that goes through the client fetches a new token.
+		ctx, cancel := context.WithTimeout(ctx, futureWait)
+		defer cancel()
 		if _, err := l.member.Get(ctx, l.opts.PinKey, clientv3.WithCountOnly(), clientv3.WithSerializable()); err != nil {
 			return err
 		}

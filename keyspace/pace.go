@@ -14,6 +14,7 @@ import (
 // scan at full speed makes it wait behind chunks of 1.5 MiB, which is tens of milliseconds on a busy core.
 const (
 	probeEvery     = 250 * time.Millisecond
+	probeWait      = 5 * time.Second        // what takes longer is slow; a client tries a member that hangs for many minutes
 	slowFloor      = 100 * time.Millisecond // never back off below this latency
 	slowFactor     = 8                      // times the best latency seen
 	pendingLimit   = 100                    // proposals; etcd itself sees 0 to a few at rest
@@ -85,9 +86,14 @@ func (p *pace) spend(ctx context.Context, n int) error {
 // slow asks the member how it is.
 func (p *pace) slow(ctx context.Context) (bool, error) {
 	start := time.Now()
-	_, err := p.member.Get(ctx, p.key, clientv3.WithCountOnly(), clientv3.WithSerializable())
+	short, end := context.WithTimeout(ctx, probeWait)
+	defer end()
+	_, err := p.member.Get(short, p.key, clientv3.WithCountOnly(), clientv3.WithSerializable())
 	p.probed = time.Now()
-	if err != nil {
+	switch {
+	case err != nil && short.Err() != nil && ctx.Err() == nil:
+		return true, nil
+	case err != nil:
 		return false, err
 	}
 	took := p.probed.Sub(start)

@@ -3,6 +3,7 @@ package keyspace
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,6 +69,32 @@ func TestPace_BackOff(t *testing.T) {
 		m.takes, m.err = 150*time.Millisecond, errors.New("refused")
 		if waited := spend(10 * time.Second); waited != 0 {
 			t.Errorf("a member that refuses the probe: waited %s", waited)
+		}
+	})
+}
+
+// TestPace_Hangs: a member that answers nothing is slow, and does not hold the scan for as long as the client would try.
+func TestPace_Hangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &sluggish{takes: time.Hour}
+		p := newPace(m, LiveOptions{})
+		start := time.Now()
+		if err := p.spend(t.Context(), 1000); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != probeWait+firstBackOff || p.backedOff() != firstBackOff {
+			t.Errorf("took %s and waited %s of it, want %s and %s", took, p.backedOff(), probeWait+firstBackOff, firstBackOff)
+		}
+		start = time.Now()
+		_, err := NewLive(t.Context(), m, LiveOptions{Name: "a"})
+		if took := time.Since(start); took != futureWait || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "member a: no answer within 30s") {
+			t.Errorf("took %s, got %v", took, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		time.Sleep(probeEvery)
+		if err := p.spend(ctx, 1000); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("cancelled: got %v", err)
 		}
 	})
 }
