@@ -177,3 +177,33 @@ func TestCompare_Unlike(t *testing.T) {
 		}
 	}
 }
+
+// TestCompare_Subjects: a finding is the same one where one census names its subject in the message only.
+func TestCompare_Subjects(t *testing.T) {
+	of := func(subjects bool, namespaces ...string) *census.Census {
+		c := &census.Census{Taken: readAt, Resources: []census.Resource{}}
+		for _, ns := range namespaces {
+			f := census.Finding{ID: "one-namespace", Resource: "pods", Message: "Namespace " + ns + " holds most."}
+			if subjects {
+				f.Subject = ns
+			}
+			c.Findings = append(c.Findings, f)
+		}
+		return c
+	}
+	for name, c := range map[string]struct {
+		before, after *census.Census
+		added, ended  int
+	}{
+		"both name them":       {of(true, "a1", "b1"), of(true, "b1", "c1"), 1, 1},
+		"the first does not":   {of(false, "a1", "b1"), of(true, "b1", "c1"), 1, 1},
+		"the second does not":  {of(true, "a1", "b1"), of(false, "b1", "c1"), 1, 1},
+		"nothing was there":    {of(true), of(true, "b1"), 1, 0},
+		"one of the rest only": {of(true, "a1", "", "ns"), of(true, "a1", "", "h"), 1, 1},
+	} {
+		d := census.Compare(c.before, c.after)
+		if len(d.NewFindings) != c.added || len(d.EndedFindings) != c.ended {
+			t.Errorf("%s: got %d new and %d ended, want %d and %d: %+v", name, len(d.NewFindings), len(d.EndedFindings), c.added, c.ended, d)
+		}
+	}
+}

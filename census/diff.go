@@ -109,11 +109,17 @@ func scope(c *Census) string {
 	return "those under " + c.Scope
 }
 
-// without is the findings on a resource, and on a subject in it, that others do not have.
+// without is the findings on a resource, and on a subject in it, that others do not have. Of a census whose findings
+// name no subjects at all the messages tell them.
 func without(findings, others []Finding) []Finding {
+	named := func(f Finding) bool { return f.Subject != "" }
+	bare := !slices.ContainsFunc(findings, named) || !slices.ContainsFunc(others, named)
+	same := func(a, b Finding) bool {
+		return a.Subject == b.Subject || bare && (named(b) && strings.Contains(a.Message, b.Subject) || named(a) && strings.Contains(b.Message, a.Subject))
+	}
 	out := []Finding{}
 	for _, f := range findings {
-		if !slices.ContainsFunc(others, func(o Finding) bool { return o.ID == f.ID && o.Resource == f.Resource && o.Subject == f.Subject }) {
+		if !slices.ContainsFunc(others, func(o Finding) bool { return o.ID == f.ID && o.Resource == f.Resource && same(f, o) }) {
 			out = append(out, f)
 		}
 	}
