@@ -40,6 +40,9 @@ type Turn struct {
 	Order  json.RawMessage `json:"order"`            // what is to be done
 	Result json.RawMessage `json:"result,omitempty"` // what was done
 
+	// Own are the connections to any member of who offers an offer to nobody, ADDRESS:PORT of its end: no client's.
+	Own []string `json:"own,omitempty"`
+
 	modRevision int64
 }
 
@@ -372,7 +375,7 @@ func (h *HeldTurn) stop() {
 func (h *HeldTurn) Release() { h.c.revoke(h.lease) }
 
 // WatchTurn calls saw with the turn as it stands and then at each change, nil where there is none, until ctx ends or
-// the watch breaks, which is an error.
+// the watch breaks, which is an error. Of changes that come at once it sees the last one, and each offer to nobody.
 func (c *Client) WatchTurn(ctx context.Context, saw func(t *Turn)) error {
 	var rev int64
 	var first *Turn
@@ -398,12 +401,13 @@ func (c *Client) WatchTurn(ctx context.Context, saw func(t *Turn)) error {
 		if err := resp.Err(); err != nil {
 			return fmt.Errorf("watch for turns: %w", err)
 		}
-		if n := len(resp.Events); n > 0 {
-			e := resp.Events[n-1]
-			if e.Type == clientv3.EventTypeDelete {
-				saw(nil)
-			} else {
-				saw(parseTurn(e.Kv.Value, e.Kv.ModRevision))
+		for i, e := range resp.Events {
+			var t *Turn
+			if e.Type != clientv3.EventTypeDelete {
+				t = parseTurn(e.Kv.Value, e.Kv.ModRevision)
+			}
+			if i == len(resp.Events)-1 || t != nil && t.State == TurnOffered && t.Member == 0 {
+				saw(t)
 			}
 		}
 	}

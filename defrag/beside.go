@@ -57,6 +57,7 @@ type beside struct {
 	able    error
 	checked time.Time
 	dead    []netip.AddrPort
+	run     []netip.AddrPort             // the ends of a run's own connections, while turns are given
 	since   map[netip.AddrPort]time.Time // when a client's end was first seen
 	note    *cluster.DrainNote
 	active  time.Time // clients are looked at often until then
@@ -75,6 +76,15 @@ func clientPorts(urls []string, local func(host string) bool) []uint16 {
 		}
 	}
 	return ports
+}
+
+// memberPorts are the client ports of all members.
+func memberPorts(v cluster.View) []uint16 {
+	var urls []string
+	for _, x := range v.Members {
+		urls = append(append(urls, x.Endpoint), x.ClientURLs...)
+	}
+	return clientPorts(urls, func(string) bool { return true })
 }
 
 // localHost tells whether a host is an address of this network namespace.
@@ -111,14 +121,7 @@ func (b *beside) meet(v cluster.View, m cluster.Member, ok bool) {
 	if m.Endpoint != "" {
 		b.member = m
 	}
-	b.members = b.members[:0]
-	for _, x := range v.Members {
-		for _, p := range clientPorts(append([]string{x.Endpoint}, x.ClientURLs...), func(string) bool { return true }) {
-			if !slices.Contains(b.members, p) {
-				b.members = append(b.members, p)
-			}
-		}
-	}
+	b.members = memberPorts(v)
 	// Only what the member announces: what answers on the endpoint's port may be a proxy in front of all members.
 	b.ports = clientPorts(b.member.ClientURLs, localHost)
 }
@@ -126,6 +129,16 @@ func (b *beside) meet(v cluster.View, m cluster.Member, ok bool) {
 // impossible is why clients cannot be drained.
 func impossible(err error) string {
 	return strings.TrimSuffix(err.Error(), ": "+drain.ErrImpossible.Error())
+}
+
+// addrPorts are those that can be read.
+func addrPorts(list []string) (out []netip.AddrPort) {
+	for _, s := range list {
+		if a, err := netip.ParseAddrPort(s); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // look sees who the member's clients are and whether they could be drained. Keepers are all that announce themselves.
@@ -148,16 +161,17 @@ func (b *beside) look(keepers []cluster.Keeper, now time.Time) (news bool) {
 		note.Reason = impossible(b.able)
 	}
 	others := slices.Clone(b.dead)
+	if now.Before(b.active) {
+		others = append(others, b.run...)
+	}
 	keeperHosts := map[netip.Addr]bool{}
 	for _, k := range keepers {
 		if k.Drain == nil {
 			continue
 		}
-		for _, own := range k.Drain.Own {
-			if a, err := netip.ParseAddrPort(own); err == nil {
-				others = append(others, a)
-				keeperHosts[a.Addr()] = !a.Addr().IsLoopback()
-			}
+		for _, a := range addrPorts(k.Drain.Own) {
+			others = append(others, a)
+			keeperHosts[a.Addr()] = !a.Addr().IsLoopback()
 		}
 	}
 	since := map[netip.AddrPort]time.Time{}
@@ -220,6 +234,9 @@ func (k *Keeper) ServeTurns(ctx context.Context) error {
 		err := k.c.WatchTurn(watch, func(t *cluster.Turn) {
 			k.beside.mu.Lock()
 			k.beside.active = time.Now().Add(lookActive)
+			if t != nil && t.Member == 0 {
+				k.beside.run = addrPorts(t.Own)
+			}
 			mine := t != nil && t.State == cluster.TurnOffered && k.beside.known && t.Member == k.beside.member.ID
 			k.beside.mu.Unlock()
 			if mine && turn.TryLock() {

@@ -44,8 +44,9 @@ type fake struct {
 	pause      []cluster.Refusal
 
 	keepers []cluster.Keeper
-	asks    func(f *fake) // before the keepers are read
-	byToken bool          // the lock is one of tokens
+	asks    func(f *fake)                 // before the keepers are read
+	woken   func(f *fake, t cluster.Turn) // an offer to nobody
+	byToken bool                          // the lock is one of tokens
 	turn    *cluster.Turn
 	offered func(f *fake, t cluster.Turn) error // what the keeper beside the member makes of an offer
 	asked   func() error                        // one read through all members; nil: there is no client of them
@@ -281,6 +282,9 @@ func (f *fake) Keepers(context.Context) ([]cluster.Keeper, error) {
 func (f *fake) OfferTurn(_ context.Context, t cluster.Turn) (cluster.Turn, func(), error) {
 	f.mu.Lock()
 	if t.Member == 0 {
+		if f.woken != nil {
+			f.woken(f, t)
+		}
 		f.mu.Unlock()
 		return t, func() {}, nil // the run has begun
 	}
@@ -335,6 +339,8 @@ func (f *fake) WithdrawTurn(_ context.Context, id string) (*cluster.Turn, error)
 	}
 	return t, nil
 }
+
+func (f *fake) Own(cluster.View) []string { return []string{"192.0.2.50:40000"} }
 
 func (f *fake) Asker(context.Context, cluster.View) (Asker, error) {
 	if f.asked == nil {

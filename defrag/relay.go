@@ -225,13 +225,13 @@ func (s *run) told(t *cluster.Turn) (*turnResult, error) {
 	return did, fmt.Errorf("the keeper beside the member: %s", did.Error)
 }
 
-// wake tells the keepers that a run has begun: they look at their members' clients more often then. An offer to nobody
-// does it.
-func (s *run) wake(ctx context.Context) {
+// wake tells the keepers that a run has begun, and which connections are its own: they look at their members' clients
+// more often then, and leave these out. An offer to nobody does it.
+func (s *run) wake(ctx context.Context, v cluster.View) {
 	if s.lock == nil || s.lock.Revision() == 0 || s.cfg.Drain == DrainNever || len(notes(s.keepers(ctx))) == 0 {
 		return
 	}
-	t, revoke, err := s.c.OfferTurn(ctx, cluster.Turn{Lock: s.lock.Revision(), By: s.opts.By})
+	t, revoke, err := s.c.OfferTurn(ctx, cluster.Turn{Lock: s.lock.Revision(), By: s.opts.By, Own: s.c.Own(v)})
 	defer revoke()
 	if err == nil {
 		_, err = s.c.WithdrawTurn(ctx, t.ID)
@@ -249,10 +249,16 @@ func (s *run) drainNow(ctx context.Context, v cluster.View, m cluster.Member, ro
 	if row.Drain && len(s.done) > 0 {
 		patience = s.t.comeBack
 	}
+	var woken time.Time
 	for end := s.now().Add(patience); ; {
 		row.Drain, row.DrainReason = decideDrain(s.cfg, v, m, *row.PredictedSeconds, s.keepers(ctx), s.atStart)
 		if row.Drain || !strings.Contains(row.DrainReason, seemPinned) || !s.now().Before(end) || sleep(ctx, time.Second) != nil {
 			return
+		}
+		// They may be connections of the run itself that have been made since.
+		if s.now().Sub(woken) > s.t.told/2 {
+			s.wake(ctx, v)
+			woken = s.now()
 		}
 	}
 }

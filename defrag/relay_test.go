@@ -90,6 +90,38 @@ func TestRunner_GivesTurns(t *testing.T) {
 	})
 }
 
+// TestRunner_TellsItsOwn proves that a run tells keepers which connections are its own before it takes them for clients
+// that use one member only.
+func TestRunner_TellsItsOwn(t *testing.T) {
+	f := newFake(t)
+	takes(f, turnResult{Seconds: 1, Moved: 2})
+	clients := map[string]int{"192.0.2.9": 2}
+	f.keepers = beside3(clients)
+	f.keepers[1].Drain.Clients = map[string]int{"192.0.2.9": 2, "192.0.2.50": 1} // of a command that has ended
+	told := 0
+	f.woken = func(f *fake, turn cluster.Turn) {
+		if !slices.Equal(turn.Own, f.Own(cluster.View{})) {
+			t.Errorf("got %q", turn.Own)
+		}
+		if told++; told == 2 { // those that were made behind the first one
+			f.keepers = beside3(clients)
+		}
+	}
+	inRun(t, f, drains, Options{}, func(rep Report, err error) {
+		if err != nil || rep.Outcome != Done {
+			t.Fatalf("got %s, %v: %s", rep.Outcome, err, rep.Reason)
+		}
+		for _, m := range rep.Members {
+			if !m.Drain || m.DrainedSeconds == nil {
+				t.Errorf("got %+v", m)
+			}
+		}
+		if notes := strings.Join(rep.Notes, "\n"); told < 2 || strings.Contains(notes, "not drained") {
+			t.Errorf("told %d times, notes %q", told, rep.Notes)
+		}
+	})
+}
+
 // TestRunner_HashesUnderDrains proves that what keepers tell from under their drains is compared, and asked for again
 // where it cannot be.
 func TestRunner_HashesUnderDrains(t *testing.T) {

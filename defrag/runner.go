@@ -53,6 +53,7 @@ type Relay interface {
 	ReadTurn(ctx context.Context) (*cluster.Turn, error)
 	WithdrawTurn(ctx context.Context, id string) (*cluster.Turn, error)
 	Asker(ctx context.Context, v cluster.View) (Asker, error)
+	Own(v cluster.View) []string // this program's connections to the members, ADDRESS:PORT of its end
 }
 
 // Asker makes one read through all members in turn, as a client of all endpoints does.
@@ -150,6 +151,7 @@ type run struct {
 	begun  bool // the lock was had: from here on a failure is a failed run
 	hashes hashes
 
+	view    cluster.View     // on which it was last decided
 	looked  bool             // the keepers were read
 	atStart []cluster.Keeper // what they told then
 	beside  bool             // a keeper does this in its turn, without a lock and behind its own fence
@@ -202,7 +204,7 @@ func (s *run) run(ctx context.Context) error {
 	if err := s.decide(ctx); err != nil || s.plan.Outcome != Planned {
 		return err
 	}
-	s.wake(ctx)
+	s.wake(ctx, s.view)
 	clients := s.ask(ctx)
 	defer clients.stop()
 	err := s.members(ctx)
@@ -264,6 +266,7 @@ func (s *run) decide(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.view = v
 	h := ReadHistory(ctx, s.c)
 	sit := Situation{InWindow: true}
 	if s.opts.Situation != nil {
