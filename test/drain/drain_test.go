@@ -122,6 +122,7 @@ func TestDrain_WhatGoesWrong(t *testing.T) {
 	}{
 		{"pinned client", pinned},
 		{"two runs at once", twoRuns},
+		{"run from elsewhere", fromElsewhere},
 		{"clients go elsewhere", clientsGoElsewhere},
 		{"keeper killed", keeperKilled},
 		{"member never finishes", neverFinishes},
@@ -327,11 +328,11 @@ func pinned(t *testing.T, l *netnstest.Lab) {
 }
 
 // twoRuns begins two runs at the same moment: the second one waits for the first one's lock, and no two members are
-// drained at once. One of them is on a machine that no client is on: its own connections pin nobody.
+// drained at once.
 func twoRuns(t *testing.T, l *netnstest.Lab) {
 	stop := mostDrained(t, l)
 	wait := append(slices.Clone(runArgs), "--wait")
-	for _, r := range []*running{start(t, l.Command(wait...)), start(t, l.Members[1].Command(wait...))} {
+	for _, r := range []*running{start(t, l.Command(wait...)), start(t, l.Command(wait...))} {
 		rep := r.end(t)
 		if rep.Outcome != "done" {
 			t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
@@ -344,6 +345,23 @@ func twoRuns(t *testing.T, l *netnstest.Lab) {
 	}
 	if n := stop(); n != 1 {
 		t.Errorf("%d members were drained at once, want 1", n)
+	}
+	noTables(t, l)
+}
+
+// fromElsewhere holds that a run on a machine that no client is on, beside a member over loopback, does not take its own
+// connections for clients that use one member only.
+func fromElsewhere(t *testing.T, l *netnstest.Lab) {
+	m := l.Members[1]
+	r := start(t, m.In(netnstest.Program(t), append(slices.Clone(runArgs), "--endpoints", m.Loopback)...))
+	rep := r.end(t)
+	if rep.Outcome != "done" {
+		t.Fatalf("got %s: %s\n%s", rep.Outcome, rep.Reason, r.stderr.String())
+	}
+	for _, row := range rep.Members {
+		if !row.Done || row.DrainedSeconds == nil {
+			t.Errorf("got %+v\n%s", row, r.stderr.String())
+		}
 	}
 	noTables(t, l)
 }
