@@ -339,7 +339,8 @@ func (l *Lab) Fragment(tb TB, keep, drop int) {
 	tb.Helper()
 	cl := l.Client(tb)
 	value := strings.Repeat("v", 16<<10)
-	const perTxn = 16
+	// Each member keeps the latest 10,000 to 15,000 proposals in memory: small ones, from many at once.
+	const perTxn, writers = 2, 32
 	put := func(key string, n int) {
 		for try := 0; ; try++ {
 			ops := make([]clientv3.Op, perTxn)
@@ -361,7 +362,7 @@ func (l *Lab) Fragment(tb TB, keep, drop int) {
 	fill := func(prefix string, mib int) {
 		work := make(chan int)
 		var wg sync.WaitGroup
-		for range 4 {
+		for range writers {
 			wg.Go(func() {
 				for n := range work {
 					put(prefix, n)
