@@ -113,6 +113,8 @@ func Check(v View) []Refusal {
 	for _, m := range v.Members {
 		switch {
 		case !m.Started:
+		case m.DefragInFlight == nil && !m.Reachable:
+			no(GateInFlight, m.String(), "it does not answer, so it cannot be seen whether it is being defragmented (%s): start it or remove it", m.Error)
 		case m.DefragInFlight == nil:
 			no(GateInFlight, m.String(), "it cannot be seen whether it is being defragmented: %s", m.GaugeError)
 		case *m.DefragInFlight != 0:

@@ -54,6 +54,10 @@ func TestCheck(t *testing.T) {
 		{"a learner does not answer", func(v *cluster.View) {
 			v.Members[2].Reachable, v.Members[2].Learner = false, true
 		}, nil, ""},
+		{"a stopped learner", func(v *cluster.View) {
+			m := &v.Members[2]
+			m.Reachable, m.Learner, m.DefragInFlight, m.Error, m.GaugeError = false, true, nil, "refused", "give --metrics-url"
+		}, []string{cluster.GateInFlight}, "(refused): start it or remove it"},
 		{"a gauge that cannot be read", func(v *cluster.View) {
 			v.Members[2].DefragInFlight, v.Members[2].GaugeError = nil, "404"
 		}, []string{cluster.GateInFlight}, "cannot be seen"},

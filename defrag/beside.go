@@ -58,6 +58,7 @@ type beside struct {
 	checked time.Time
 	dead    []netip.AddrPort
 	run     []netip.AddrPort             // the ends of a run's own connections, while turns are given
+	others  []netip.AddrPort             // the ends that are no client's, as they were last seen
 	since   map[netip.AddrPort]time.Time // when a client's end was first seen
 	note    *cluster.DrainNote
 	active  time.Time // clients are looked at often until then
@@ -174,6 +175,7 @@ func (b *beside) look(keepers []cluster.Keeper, now time.Time) (news bool) {
 			keeperHosts[a.Addr()] = !a.Addr().IsLoopback()
 		}
 	}
+	b.others = others
 	since := map[netip.AddrPort]time.Time{}
 	seen, err := drain.Look(b.ports, b.members, others, func(a netip.AddrPort) bool {
 		since[a] = now

@@ -51,12 +51,12 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 	var d *drain.Drain
 	if o.Drain {
 		k.beside.mu.Lock()
-		ports := k.beside.ports
+		ports, others := k.beside.ports, k.beside.others
 		k.beside.mu.Unlock()
 		exempt, err := k.c.Controlled(drain.Exempt, m.Endpoint)
 		if err == nil {
 			defer exempt.Close()
-			d, err = drain.Start(ports, min(k.cfg.DrainMax, time.Duration(o.DrainMaxSeconds*float64(time.Second))))
+			d, err = drain.Start(ports, min(k.cfg.DrainMax, time.Duration(o.DrainMaxSeconds*float64(time.Second))), others)
 		}
 		if err != nil {
 			did.NotDrained = impossible(err)

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -55,12 +56,13 @@ type Drain struct {
 }
 
 // Start turns the clients of the ports away until Stop, or for max. The kernel ends it where this process dies, and
-// after max also where this process stands still.
-func Start(ports []uint16, max time.Duration) (*Drain, error) {
-	return start(ports, max, tableOwned)
+// after max also where this process stands still. Others are the ends of connections that are no client's: they are
+// turned away too, and not counted.
+func Start(ports []uint16, max time.Duration, others []netip.AddrPort) (*Drain, error) {
+	return start(ports, max, others, tableOwned)
 }
 
-func start(ports []uint16, max time.Duration, flags uint32) (*Drain, error) {
+func start(ports []uint16, max time.Duration, others []netip.AddrPort, flags uint32) (*Drain, error) {
 	if len(ports) == 0 {
 		return nil, errors.New("drain: no port was given")
 	}
@@ -73,7 +75,7 @@ func start(ports []uint16, max time.Duration, flags uint32) (*Drain, error) {
 		return nil, err
 	}
 	before = slices.DeleteFunc(before, func(c Conn) bool {
-		return c.Remote.Addr().IsLoopback() || c.unused() || slices.ContainsFunc(own, func(o Conn) bool { return o.Local == c.Remote })
+		return c.Remote.Addr().IsLoopback() || c.unused() || slices.Contains(others, c.Remote) || slices.ContainsFunc(own, func(o Conn) bool { return o.Local == c.Remote })
 	})
 	d := &Drain{ports: ports, before: before, start: time.Now(), max: max}
 	if d.table, err = makeTable(tableName("drain"), ports, max, true, flags); err != nil {

@@ -141,7 +141,7 @@ func TestDrain(t *testing.T) {
 	wantNoTable(t)
 
 	// The clients are this process's own, which would not count: a drain that sees them as others' is made by hand.
-	d, err := Start([]uint16{port}, time.Minute)
+	d, err := Start([]uint16{port}, time.Minute, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestDrain(t *testing.T) {
 func TestDrain_Watchdog(t *testing.T) {
 	network(t)
 	serve(t, port)
-	d, err := Start([]uint16{port}, 200*time.Millisecond)
+	d, err := Start([]uint16{port}, 200*time.Millisecond, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func TestDrain_SamePort(t *testing.T) {
 	silent := dial(t, at("192.0.2.1", port), from("192.0.2.2", said.LocalAddr().(*net.TCPAddr).Port))
 	said.wantServed(t, "the one that will ask")
 	silent.wantServed(t, "the one that will not")
-	d, err := Start([]uint16{port}, time.Minute)
+	d, err := Start([]uint16{port}, time.Minute, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func TestCheck_Impossible(t *testing.T) {
 		var looked error
 		withoutRights(func() {
 			check = Check([]uint16{port})
-			_, started = Start([]uint16{port}, time.Minute)
+			_, started = Start([]uint16{port}, time.Minute, nil)
 			sees, looked = Look([]uint16{port}, []uint16{port}, nil, func(netip.AddrPort) bool { return false })
 		})
 		for _, err := range []error{check, started} {
@@ -326,12 +326,12 @@ func TestCheck_Impossible(t *testing.T) {
 		}
 	})
 	t.Run("a kernel without the owner flag", func(t *testing.T) {
-		if _, err := start([]uint16{port}, time.Minute, 0); !errors.Is(err, ErrImpossible) || !strings.Contains(err.Error(), "5.12") {
+		if _, err := start([]uint16{port}, time.Minute, nil, 0); !errors.Is(err, ErrImpossible) || !strings.Contains(err.Error(), "5.12") {
 			t.Errorf("got %v, want a refusal", err)
 		}
 	})
 	t.Run("a flag that the kernel refuses", func(t *testing.T) {
-		if _, err := start([]uint16{port}, time.Minute, 1<<30); !errors.Is(err, ErrImpossible) || !strings.Contains(err.Error(), "5.12") {
+		if _, err := start([]uint16{port}, time.Minute, nil, 1<<30); !errors.Is(err, ErrImpossible) || !strings.Contains(err.Error(), "5.12") {
 			t.Errorf("got %v, want a refusal", err)
 		}
 	})
@@ -387,5 +387,26 @@ func TestLook(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("own connections: got %v, want %v among them", got.Own, local)
+	}
+	// A drain counts as a client what Look does.
+	all, err := served([]uint16{port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(c Conn) bool { return c.Remote.Addr() == netip.MustParseAddr("192.0.2.2") })
+	for _, x := range []struct {
+		others []netip.AddrPort
+		want   int
+	}{{nil, 1}, {[]netip.AddrPort{all[i].Remote}, 0}} {
+		d, err := Start([]uint16{port}, time.Minute, x.others)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(d.before) != x.want {
+			t.Errorf("but %v: got %v, want %d connections", x.others, d.before, x.want)
+		}
+		if _, err := d.Stop(); err != nil {
+			t.Error(err)
+		}
 	}
 }

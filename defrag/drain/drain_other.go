@@ -26,7 +26,7 @@ func Look(_, _ []uint16, _ []netip.AddrPort, _ func(netip.AddrPort) bool) (Clien
 type Drain struct{}
 
 // Start tells that clients cannot be drained.
-func Start([]uint16, time.Duration) (*Drain, error) { return nil, impossible() }
+func Start([]uint16, time.Duration, []netip.AddrPort) (*Drain, error) { return nil, impossible() }
 
 // Active is never true.
 func (*Drain) Active() bool { return false }

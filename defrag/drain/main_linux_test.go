@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 func hold() {
 	lifetime, err := time.ParseDuration(os.Getenv(holder))
 	if err == nil {
-		_, err = Start([]uint16{port}, lifetime)
+		_, err = Start([]uint16{port}, lifetime, nil)
 	}
 	if err != nil {
 		fmt.Println(err)
