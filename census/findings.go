@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/etcdkeeper/etcdkeeper/internal/bytesize"
 	"github.com/etcdkeeper/etcdkeeper/keyspace"
+	"github.com/etcdkeeper/etcdkeeper/schedule"
 )
 
 // Severities of findings.
@@ -185,20 +185,8 @@ func (f *finder) events() {
 		f.add(Finding{ID: "events-past-ttl", Severity: Warning, Resource: r.Name(), Value: float64(n), Threshold: limit,
 			Advice: "Check --event-ttl, and whether the leader changes more often than it: each change gives every lease its time anew."},
 			"About %d of %d events were last written more than %s ago although they should live for %s (estimated from %d values).",
-			n, r.Keys, span(time.Duration(old)*time.Second), span(f.th.EventTTL), r.Sampled)
+			n, r.Keys, schedule.FormatDuration(time.Duration(old)*time.Second), schedule.FormatDuration(f.th.EventTTL), r.Sampled)
 	}
-}
-
-// span is a duration without the parts that are zero at its end: 1h and not 1h0m0s.
-func span(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 func (f *finder) secrets() {

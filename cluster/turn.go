@@ -401,15 +401,20 @@ func (c *Client) WatchTurn(ctx context.Context, saw func(t *Turn)) error {
 		if err := resp.Err(); err != nil {
 			return fmt.Errorf("watch for turns: %w", err)
 		}
-		for i, e := range resp.Events {
-			var t *Turn
-			if e.Type != clientv3.EventTypeDelete {
-				t = parseTurn(e.Kv.Value, e.Kv.ModRevision)
-			}
-			if i == len(resp.Events)-1 || t != nil && t.State == TurnOffered && t.Member == 0 {
-				saw(t)
-			}
-		}
+		eachTurn(resp.Events, saw)
 	}
 	return ctx.Err()
+}
+
+// eachTurn tells of events that came together what WatchTurn says.
+func eachTurn(events []*clientv3.Event, saw func(t *Turn)) {
+	for i, e := range events {
+		var t *Turn
+		if e.Type != clientv3.EventTypeDelete {
+			t = parseTurn(e.Kv.Value, e.Kv.ModRevision)
+		}
+		if i == len(events)-1 || t != nil && t.State == TurnOffered && t.Member == 0 {
+			saw(t)
+		}
+	}
 }

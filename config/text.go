@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/etcdkeeper/etcdkeeper/schedule"
 )
 
 // ParseText reads the text form of a key's value, as a flag or a variable gives it. Lists and NAME=VALUE maps are
@@ -131,7 +133,7 @@ func formatText(v reflect.Value) string {
 	}
 	switch x := v.Interface().(type) {
 	case time.Duration:
-		return formatDuration(x)
+		return schedule.FormatDuration(x)
 	case encoding.TextMarshaler:
 		text, err := x.MarshalText()
 		if err != nil {
@@ -163,16 +165,4 @@ func formatText(v reflect.Value) string {
 		return strings.Join(words, ",")
 	}
 	return flowYAML(v)
-}
-
-// formatDuration leaves out the zero units that time.Duration writes: 10m, not 10m0s.
-func formatDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

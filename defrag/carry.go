@@ -23,11 +23,7 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 		return did
 	}
 	s := k.alone(k.c, Options{Log: k.o.Log})
-	v, closed := s.fresh(ctx)
-	ordered := func() bool { return closed[0].Gate == cluster.GatePause && !closed[0].Unread }
-	for end := time.Now().Add(openWait); len(closed) > 0 && !ordered() && time.Now().Before(end) && sleep(ctx, time.Second) == nil; {
-		v, closed = s.fresh(ctx)
-	}
+	v, closed := s.opened(ctx)
 	m, ok := v.Beside(k.c.Config())
 	switch {
 	case len(closed) > 0:
@@ -90,6 +86,19 @@ func (k *Keeper) carryOut(ctx context.Context, held *cluster.HeldTurn, o turnOrd
 // alone is a run without a lock, which gives no turns: what it does to the member is done from here.
 func (k *Keeper) alone(c *cluster.Client, o Options) *run {
 	return &run{Runner: &Runner{c: Client{c}, cfg: k.cfg, opts: o, t: defaultTiming(), now: time.Now}, done: map[cluster.ID]bool{}, beside: true}
+}
+
+// opened waits for a while for gates that are closed to open, but for a pause: somebody has ordered it.
+func (s *run) opened(ctx context.Context) (v cluster.View, closed []cluster.Refusal) {
+	for end := s.now().Add(openWait); ; {
+		v, closed = s.fresh(ctx)
+		if len(closed) == 0 || closed[0].Gate == cluster.GatePause && !closed[0].Unread {
+			return v, closed
+		}
+		if !s.now().Before(end) || sleep(ctx, time.Second) != nil {
+			return v, closed
+		}
+	}
 }
 
 // fresh reads every gate that a keeper in a turn can read. The lock and the turn are looked at in the fence.

@@ -58,8 +58,12 @@ func (p *pace) backedOff() time.Duration { return time.Duration(p.waited.Load())
 func (p *pace) spend(ctx context.Context, n int) error {
 	for p.limit != nil && n > 0 {
 		part := min(n, p.limit.Burst())
-		if err := p.limit.WaitN(ctx, part); err != nil {
-			return err
+		// Not WaitN, which fails at once where the wait is longer than ctx: that is no failure of the member's, to go on
+		// from without having waited.
+		select {
+		case <-time.After(p.limit.ReserveN(time.Now(), part).Delay()):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		n -= part
 	}

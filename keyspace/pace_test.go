@@ -73,6 +73,25 @@ func TestPace_BackOff(t *testing.T) {
 	})
 }
 
+// TestPace_Deadline: a scan that ends before it may read on waits until then, and reads no more.
+func TestPace_Deadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace(&sluggish{}, LiveOptions{Rate: 1 << 10})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		start := time.Now()
+		if err := p.spend(ctx, smallestBucket); err != nil || time.Since(start) != 0 {
+			t.Errorf("the first burst: took %s, got %v", time.Since(start), err)
+		}
+		if err := p.spend(ctx, 1<<10); err != nil || time.Since(start) != time.Second {
+			t.Errorf("a second's worth: took %s, got %v", time.Since(start), err)
+		}
+		if err := p.spend(ctx, smallestBucket); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Minute {
+			t.Errorf("more than there is time for: took %s, got %v", time.Since(start), err)
+		}
+	})
+}
+
 // TestPace_Hangs: a member that answers nothing is slow, and does not hold the scan for as long as the client would try.
 func TestPace_Hangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -116,6 +116,18 @@ func Every(d time.Duration) Schedule {
 	return Schedule{text: "@every " + d.String(), every: d}
 }
 
+// FormatDuration leaves out the zero units that time.Duration writes: 10m, not 10m0s.
+func FormatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
 // IsZero tells whether the schedule never happens.
 func (s Schedule) IsZero() bool { return s.every <= 0 && s.spec == nil }
 

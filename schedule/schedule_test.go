@@ -179,3 +179,14 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestFormatDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 90 * time.Second: "1m30s", 10 * time.Minute: "10m", time.Hour: "1h", 90 * time.Minute: "1h30m",
+		time.Hour + 5*time.Second: "1h0m5s", -2 * time.Hour: "-2h", 1500 * time.Millisecond: "1.5s",
+	} {
+		if got := FormatDuration(d); got != want {
+			t.Errorf("%d ns: got %q, want %q", d, got, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -320,4 +321,25 @@ func TestCensus_OldFiles(t *testing.T) {
 		return
 	}
 	t.Errorf("no growth of events in %+v", d)
+}
+
+// TestCensus_ConfiguredRate: the rate of the configuration holds for the command, and --rate goes before it.
+func TestCensus_ConfiguredRate(t *testing.T) {
+	etcd := etcdtest.Embed(t, etcdtest.EmbedOptions{})
+	c := etcd.Client(t)
+	for i := range 200 {
+		if _, err := c.Put(t.Context(), fmt.Sprintf("/registry/pods/a/%d", i), strings.Repeat("x", 10<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"census", "--endpoints", etcd.Endpoint}
+	t.Setenv("ETCDKEEPER_CENSUS_RATE", "1KiB") // half an hour for these keys
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if code := execute(ctx, args, strings.NewReader(""), io.Discard, io.Discard); code == exitDone {
+		t.Error("the whole keyspace was read at once")
+	}
+	if code, _, errs := run(append(args, "--rate", "0")...); code != exitDone {
+		t.Errorf("--rate 0: exit code %d: %s", code, errs)
+	}
 }

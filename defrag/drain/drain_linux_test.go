@@ -115,6 +115,21 @@ func wantNoTable(t *testing.T) {
 	}
 }
 
+// drainAll drains until the test ends, and counts this process's own connections, which it would not, as those of
+// others.
+func drainAll(t *testing.T) *Drain {
+	t.Helper()
+	d, err := Start([]uint16{port}, time.Minute, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = d.Stop() })
+	if d.before, err = served([]uint16{port}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 func TestDrain(t *testing.T) {
 	network(t)
 	serve(t, port)
@@ -140,15 +155,7 @@ func TestDrain(t *testing.T) {
 	}
 	wantNoTable(t)
 
-	// The clients are this process's own, which would not count: a drain that sees them as others' is made by hand.
-	d, err := Start([]uint16{port}, time.Minute, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _, _ = d.Stop() }()
-	if d.before, err = served([]uint16{port}); err != nil {
-		t.Fatal(err)
-	}
+	d := drainAll(t)
 	for i, n := range names {
 		old[i].wantReset(t, n)
 		dial(t, at(n, port), plain).wantReset(t, "a new connection to "+n)
@@ -273,14 +280,7 @@ func TestDrain_SamePort(t *testing.T) {
 	silent := dial(t, at("192.0.2.1", port), from("192.0.2.2", said.LocalAddr().(*net.TCPAddr).Port))
 	said.wantServed(t, "the one that will ask")
 	silent.wantServed(t, "the one that will not")
-	d, err := Start([]uint16{port}, time.Minute, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _, _ = d.Stop() }()
-	if d.before, err = served([]uint16{port}); err != nil {
-		t.Fatal(err)
-	}
+	d := drainAll(t)
 	said.wantReset(t, "the one that asks")
 	if res, err := d.Stop(); err != nil || res.Moved != 1 {
 		t.Errorf("got %+v and %v, want one that was moved", res, err)

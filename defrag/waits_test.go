@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/etcdkeeper/etcdkeeper/cluster"
 )
 
 // TestRunner_ClientsComeBack proves that a run waits for every address of a drained member's clients, and only a while
@@ -39,6 +41,43 @@ func TestRunner_ClientsComeBack(t *testing.T) {
 					t.Errorf("waited %s, want %s to %s; got %v", took, tt.waits, tt.most, back)
 				}
 				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// TestRun_Opened proves that a turn waits for a gate that may open by itself, and not for one that somebody has closed.
+func TestRun_Opened(t *testing.T) {
+	pause := cluster.Refusal{Gate: cluster.GatePause, Reason: "stop"}
+	unread := pause
+	unread.Unread = true
+	lag := cluster.Refusal{Gate: cluster.GateLag, Reason: "behind"}
+	for name, tt := range map[string]struct {
+		paused, probed []cluster.Refusal // for good, and for 5 s
+		wait           time.Duration
+		open           bool
+	}{
+		"open":                     {nil, nil, 0, true},
+		"paused":                   {[]cluster.Refusal{pause}, nil, 0, false},
+		"a pause that is not read": {[]cluster.Refusal{unread}, nil, openWait, false},
+		"behind for a while":       {nil, []cluster.Refusal{lag}, 5 * time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(t)
+				start := time.Now()
+				f.pause = tt.paused
+				f.probe = func() []cluster.Refusal {
+					if time.Since(start) < 5*time.Second {
+						return tt.probed
+					}
+					return nil
+				}
+				s := &run{Runner: &Runner{c: f, now: time.Now}}
+				_, closed := s.opened(t.Context())
+				if took := time.Since(start); took != tt.wait || (len(closed) == 0) != tt.open {
+					t.Errorf("waited %s, closed are %v, want %s and open: %t", took, closed, tt.wait, tt.open)
+				}
 			})
 		})
 	}
